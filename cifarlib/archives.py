@@ -1,0 +1,352 @@
+"""The layouts in which people have CIFAR-10, read from and written to files.
+
+====================  ==========================================================
+official binary       ``data_batch_1.bin`` … ``test_batch.bin``: records of a label byte
+                      and 3,072 pixel bytes (1,024 in our grayscale archive)
+official python       ``data_batch_1`` … ``test_batch``: pickled dictionaries
+class folders         ``train/<class>/*.jpg`` and ``test/<class>/*.png``
+====================  ==========================================================
+
+Each may be a folder or an archive (`containers`). Not for choosing among sources nor for
+keeping the result: `data` and `cache` do.
+"""
+
+import gzip
+import hashlib
+import io
+import os
+import pickle
+import re
+import tarfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from cifarlib import containers, progress
+from cifarlib.containers import GET_ANOTHER
+from cifarlib.errors import InputError
+from cifarlib.splits import CLASS_NAMES, Split
+
+# https://www.cs.toronto.edu/~kriz/cifar.html, hashed when this project began.
+OFFICIAL_SHA256 = {
+    "cifar-10-binary.tar.gz": "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
+    "cifar-10-python.tar.gz": "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
+}
+
+TRAIN_BATCHES = tuple(f"data_batch_{number}" for number in range(1, 6))
+BATCHES = (*TRAIN_BATCHES, "test_batch")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+SYNTHETIC_MARK = "SYNTHETIC.txt"
+NUM_PIXELS = 32 * 32
+
+
+class Archive(NamedTuple):
+    """What an archive holds.
+
+    Attributes:
+        train: the training images and labels.
+        test: the test images and labels.
+        layout: ``"official binary"``, ``"official python"`` or ``"class folders"``.
+        kind: ``"official"`` only if the file's hash is the published one, else
+            ``"JPEG copy"``, ``"PNG copy"``, ``"copy"`` or ``"synthetic"``.
+        sha256: hash of the archive file, None for a folder.
+    """
+
+    train: Split
+    test: Split
+    layout: str
+    kind: str
+    sha256: str | None
+
+
+def read(path: Path | str) -> Archive:
+    """Read CIFAR-10 from an archive or a folder, whichever of the layouts it has.
+
+    The official layouts keep their order. Class folders have none, so their images are
+    taken in turn, one of each class, by file name: any stretch of the result is balanced.
+
+    Args:
+        path: the archive or folder.
+
+    Returns:
+        An ``Archive``; images uint8 of shape (n, 32, 32, C), labels uint8 of shape (n,).
+
+    Raises:
+        InputError: if the file is damaged, unsafe, or not CIFAR-10 in a known layout.
+    """
+    path = Path(path)
+    members = containers.read_members(path, _is_wanted)
+    names = {PurePosixPath(name).name: name for name in members}
+    if f"{BATCHES[-1]}.bin" in names:
+        layout, reader, suffix = "official binary", _parse_binary_batch, ".bin"
+    elif BATCHES[-1] in names:
+        layout, reader, suffix = "official python", _parse_python_batch, ""
+    elif any(_class_folder(name) for name in members):
+        train, test = _read_class_folders(path, members)
+        formats = {name.rpartition(".")[2].lower() for name in members if _class_folder(name)}
+        kind = "PNG copy" if formats == {"png"} else "JPEG copy"
+        return Archive(train, test, "class folders", kind, _sha256(path))
+    else:
+        raise InputError(
+            path,
+            "CIFAR-10 (batches in the official binary or python layout, or train/<class>/*.png)",
+            f"none of these among {len(members):,} files",
+            "Name the archive or the folder that holds train/ and test/.",
+        )
+
+    batches = {}
+    for batch in BATCHES:
+        if f"{batch}{suffix}" not in names:
+            raise InputError(path, f"six batches in {layout} layout", f"no {batch}", GET_ANOTHER)
+        name = names[f"{batch}{suffix}"]
+        batches[batch] = reader(f"{path}:{name}", members.pop(name))
+    shapes = {batches[batch].images.shape for batch in TRAIN_BATCHES}
+    if len({shape[-1] for shape in [*shapes, batches["test_batch"].images.shape]}) > 1:
+        raise InputError(path, "batches of one kind", "colour and grayscale mixed", GET_ANOTHER)
+    if len(shapes) > 1:
+        sizes = ", ".join(f"{len(batches[batch].labels):,}" for batch in TRAIN_BATCHES)
+        raise InputError(path, "training batches of equal size", f"{sizes} images", GET_ANOTHER)
+
+    train = Split(*map(np.concatenate, zip(*(batches[b] for b in TRAIN_BATCHES), strict=True)))
+    sha256 = _sha256(path)
+    if SYNTHETIC_MARK in names:
+        kind = "synthetic"
+    else:
+        kind = "official" if sha256 in OFFICIAL_SHA256.values() else "copy"
+    return Archive(train, batches["test_batch"], layout, kind, sha256)
+
+
+def write_binary(
+    path: Path | str, train: Split, test: Split, note: str = "", *, synthetic: bool = False
+) -> Path:
+    """Write a data set as a .tar.gz in the official binary layout.
+
+    The same arrays give the same bytes, on any day. The file appears whole or not at all.
+
+    Args:
+        path: the archive to write, ``.tar.gz``; an existing one is replaced.
+        train: training images, uint8 of shape (n, 32, 32, C) with C 1 or 3, and labels; n is
+            a multiple of 5, the number of training batches.
+        test: test images and labels, likewise, of any number.
+        note: text for a ``readme.txt`` inside the archive.
+        synthetic: mark the archive, so that nobody takes it for photographs.
+
+    Returns:
+        The path.
+
+    Raises:
+        InputError: if the images do not have such a shape, or the file cannot be written.
+    """
+    path = Path(path)
+    if len(train.labels) % len(TRAIN_BATCHES):
+        advice = "Leave some images out."
+        raise InputError("train", "a multiple of 5 images", f"{len(train.labels)}", advice)
+    contents = {"readme.txt": note.encode()} if note else {}
+    if synthetic:
+        contents[SYNTHETIC_MARK] = b"Drawn by cifarlib.synthetic: not CIFAR-10.\n"
+    contents["batches.meta.txt"] = ("\n".join(CLASS_NAMES) + "\n").encode()
+    for index, batch in enumerate(TRAIN_BATCHES):
+        size = len(train.labels) // len(TRAIN_BATCHES)
+        part = slice(index * size, (index + 1) * size)
+        contents[f"{batch}.bin"] = _to_records(train.images[part], train.labels[part])
+    contents["test_batch.bin"] = _to_records(*test)
+
+    folder = path.name.removesuffix(".gz").removesuffix(".tar").replace("binary", "batches-bin")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with (
+            temporary.open("wb") as file,
+            # Level 1: photographs hardly get smaller at 9, which takes five times as long.
+            gzip.GzipFile(filename="", mode="wb", fileobj=file, compresslevel=1, mtime=0) as zipped,
+            tarfile.open(fileobj=zipped, mode="w", format=tarfile.USTAR_FORMAT) as archive,
+        ):
+            for name, content in contents.items():
+                info = tarfile.TarInfo(f"{folder}/{name}")
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+        temporary.replace(path)
+    except OSError as error:
+        advice = "Free space there, or write somewhere else."
+        raise InputError(path, "a writable place", str(error), advice) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def _is_wanted(name: str) -> bool:
+    base = PurePosixPath(name).name
+    is_batch = base.removesuffix(".bin") in BATCHES
+    return is_batch or base == SYNTHETIC_MARK or base.lower().endswith(IMAGE_SUFFIXES)
+
+
+def _sha256(path: Path) -> str | None:
+    if path.is_dir():
+        return None
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _to_split(where: str, planes: np.ndarray, labels: np.ndarray) -> Split:
+    """Turn rows of channel planes (all red, all green, all blue) into images."""
+    if not len(labels) or labels.min() < 0 or labels.max() >= len(CLASS_NAMES):
+        found = f"{labels.min()} to {labels.max()}" if len(labels) else "no record"
+        raise InputError(where, "labels from 0 to 9", found, GET_ANOTHER)
+    images = planes.reshape(len(labels), -1, 32, 32).transpose(0, 2, 3, 1)
+    return Split(np.ascontiguousarray(images), labels.astype(np.uint8))
+
+
+def _to_records(images: np.ndarray, labels: np.ndarray) -> bytes:
+    if images.dtype != np.uint8 or images.shape[1:3] != (32, 32) or images.shape[3:] not in _DEPTHS:
+        found = f"{images.dtype} {images.shape}"
+        advice = "Write the images as loaded or as images.to_grayscale makes them."
+        raise InputError("images", "uint8 (n, 32, 32, 1 or 3)", found, advice)
+    planes = images.transpose(0, 3, 1, 2).reshape(len(labels), -1)
+    return np.hstack([labels.astype(np.uint8)[:, None], planes]).tobytes()
+
+
+_DEPTHS = ((1,), (3,))
+
+
+def _parse_binary_batch(where: str, content: bytes) -> Split:
+    for (num_channels,) in reversed(_DEPTHS):
+        record = 1 + num_channels * NUM_PIXELS
+        if len(content) % record == 0:
+            records = np.frombuffer(content, np.uint8).reshape(-1, record)
+            # A multiple of both record sizes is told by its labels.
+            if num_channels == 1 or not len(records) or records[:, 0].max() < len(CLASS_NAMES):
+                return _to_split(where, records[:, 1:], records[:, 0])
+    found = f"{len(content):,} bytes"
+    raise InputError(where, "records of 3,073 bytes (grayscale: 1,025)", found, GET_ANOTHER)
+
+
+def _parse_python_batch(where: str, content: bytes) -> Split:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # NumPy 2.4 deprecates what old pickles contain
+            batch = _ArrayUnpickler(io.BytesIO(content), encoding="bytes").load()
+    except Exception as error:  # a damaged pickle can raise anything
+        found = f"{error or type(error).__name__}"
+        raise InputError(where, "a pickle of plain arrays", found, GET_ANOTHER) from error
+    batch = batch if isinstance(batch, dict) else {}
+    batch = {key.decode() if isinstance(key, bytes) else key: batch[key] for key in batch}
+    planes, labels = batch.get("data"), np.asarray(batch.get("labels", ()))
+    is_rows = isinstance(planes, np.ndarray) and planes.dtype == np.uint8 and planes.ndim == 2
+    if not (
+        is_rows
+        and planes.shape == (len(labels), 3 * NUM_PIXELS)
+        and labels.dtype.kind in "iu"
+        and labels.ndim == 1
+    ):
+        found = f"{getattr(planes, 'shape', type(planes).__name__)} and {labels.shape}"
+        raise InputError(where, "uint8 data (n, 3072) and labels (n,)", found, GET_ANOTHER)
+    return _to_split(where, planes, labels)
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Rebuilds NumPy arrays, lists, dictionaries, strings and numbers; refuses all else.
+
+    A pickle is a program that may call anything it can name. This one can name four things.
+    """
+
+    def find_class(self, module: str, name: str) -> Callable:
+        module = module.replace("numpy._core", "numpy.core")
+        allowed = {
+            ("numpy.core.multiarray", "_reconstruct"): _empty_array,
+            ("numpy.core.numeric", "_frombuffer"): _array_of_bytes,
+            ("numpy", "ndarray"): np.ndarray,
+            ("numpy", "dtype"): _plain_dtype,
+            ("_codecs", "encode"): _latin1_bytes,
+        }
+        if (module, name) not in allowed:
+            raise pickle.UnpicklingError(f"a call of {module}.{name}, refused")
+        return allowed[module, name]
+
+
+def _empty_array(kind: type, shape: tuple, code: bytes) -> np.ndarray:
+    """Stand in for NumPy's `_reconstruct`, whose arrays get their content afterwards."""
+    if kind is not np.ndarray or shape != (0,):
+        raise pickle.UnpicklingError("an array that is not plain, refused")
+    return np.ndarray((0,), np.int8)
+
+
+def _array_of_bytes(content: bytes, dtype: np.dtype, shape: tuple, order: str) -> np.ndarray:
+    """Stand in for NumPy's `_frombuffer`, which pickle protocol 5 uses."""
+    return np.frombuffer(content, dtype).reshape(shape, order=order)
+
+
+def _plain_dtype(name: str | bytes, *flags: bool) -> np.dtype:
+    name = name.decode() if isinstance(name, bytes) else name
+    if not re.fullmatch(r"[|<>=]?[biuf][1248]", name):
+        raise pickle.UnpicklingError(f"an array of {name!r}, refused")
+    return np.dtype(name)
+
+
+def _latin1_bytes(text: str, encoding: str) -> bytes:
+    """Stand in for `_codecs.encode`, by which Python 3 writes bytes for Python 2."""
+    if encoding not in ("latin1", b"latin1"):
+        raise pickle.UnpicklingError(f"text in {encoding!r}, refused")
+    return text.encode("latin1")
+
+
+def _class_folder(name: str) -> tuple[str, str] | None:
+    """Return ``("train", "cat")`` for ``any/train/cat/0001.jpg``, None for other names."""
+    parts = PurePosixPath(name).parts
+    if len(parts) < 3 or parts[-3] not in ("train", "test"):
+        return None
+    return parts[-3], parts[-2]
+
+
+def _read_class_folders(path: Path, members: dict[str, bytes]) -> tuple[Split, Split]:
+    names: dict[tuple[str, str], list[str]] = {}
+    for name in members:
+        if folder := _class_folder(name):
+            names.setdefault(folder, []).append(name)
+    for split in ("train", "test"):
+        found = {class_name for part, class_name in names if part == split}
+        if found != set(CLASS_NAMES):
+            missing, unknown = set(CLASS_NAMES) - found, found - set(CLASS_NAMES)
+            told = [f"no {', '.join(sorted(missing))}"] if missing else []
+            told += [f"the unknown {', '.join(sorted(unknown))}"] if unknown else []
+            raise InputError(
+                f"{path}:{split}/",
+                f"the ten class folders {', '.join(CLASS_NAMES)}",
+                f"{len(found)}: {' and '.join(told)}",
+                "Complete or rename the folders.",
+            )
+
+    with progress.bar(sum(map(len, names.values())), "Decoding images", "image") as bar:
+        return tuple(
+            _decode_split(path, {c: names[split, c] for c in CLASS_NAMES}, members, bar)
+            for split in ("train", "test")
+        )
+
+
+def _decode_split(path: Path, names: dict, members: dict[str, bytes], bar: progress.tqdm) -> Split:
+    in_turn = sorted(
+        # The length first, so that 2.png comes before 10.png.
+        (len(PurePosixPath(name).name), PurePosixPath(name).name, label, name)
+        for label, class_name in enumerate(CLASS_NAMES)
+        for name in names[class_name]
+    )
+    images = np.empty((len(in_turn), 32, 32, 3), np.uint8)
+    for index, (*_, name) in enumerate(in_turn):
+        images[index] = _decode_image(f"{path}:{name}", members.pop(name))
+        bar.update()
+    return Split(images, np.array([label for _, _, label, _ in in_turn], np.uint8))
+
+
+def _decode_image(where: str, content: bytes) -> np.ndarray:
+    try:
+        with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as image:
+            if image.size == (32, 32):  # told by the header, before anything is decoded
+                return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+            found = "×".join(map(str, image.size))
+    except Exception as error:  # Pillow raises many kinds for damaged files
+        advice = "Replace or remove this file."
+        raise InputError(where, "a JPEG or PNG image", f"{error}", advice) from error
+    raise InputError(where, "an image of 32×32 pixels", found, "Resize or remove this file.")

@@ -1,0 +1,177 @@
+"""Safe reading of folders, tar and zip archives into memory.
+
+Nothing is ever unpacked to disk, so no member can write anywhere; names that point outside,
+links and devices are refused all the same, because an archive that has them is not the one
+the user meant. Not for knowing what the files mean: `archives` does.
+"""
+
+import bz2
+import gzip
+import lzma
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+from cifarlib.errors import InputError
+
+# CIFAR-10 as PNG files is 140 MB in 60,000 members; the largest member of an official archive
+# is a batch of 31 MB. Anything far beyond is no CIFAR-10 but an accident or a trap.
+MAX_MEMBERS = 200_000
+MAX_MEMBER_BYTES = 64 * 2**20
+MAX_TOTAL_BYTES = 2**30
+
+GET_ANOTHER = "Get the file again, or name another source with CIFARLIB_SOURCE."
+
+_DAMAGED = (
+    EOFError,
+    zlib.error,
+    lzma.LZMAError,
+    gzip.BadGzipFile,
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    NotImplementedError,  # zip: a compression this Python does not have
+    RuntimeError,  # zip: encrypted
+    UnicodeError,
+)
+_STREAMS = {b"\x1f\x8b": gzip.open, b"\xfd7zXZ\x00": lzma.open, b"BZh": bz2.open}
+
+
+def read_members(path: Path, is_wanted: Callable[[str], bool]) -> dict[str, bytes]:
+    """Read the wanted files of a folder or archive into memory.
+
+    The kind of archive is told by its first bytes, since Keras keeps its copy of CIFAR-10
+    without a suffix. Hidden files and the doubles that macOS adds are passed over.
+
+    Args:
+        path: a folder, or a .tar, .tar.gz, .tar.bz2, .tar.xz or .zip file.
+        is_wanted: tells by its name (POSIX form, relative) whether a file is to be read.
+
+    Returns:
+        The contents by name, in the order of the container (sorted for a folder).
+
+    Raises:
+        InputError: if the container is missing, unreadable, damaged, cut short, too large or
+            tries to escape.
+    """
+    try:
+        if path.is_dir():
+            return dict(_folder_members(path, is_wanted))
+        with path.open("rb") as file:
+            magic = file.read(6)
+            file.seek(0)
+            if magic.startswith(b"PK"):
+                return dict(_zip_members(path, file, is_wanted))
+            opener = next((o for m, o in _STREAMS.items() if magic.startswith(m)), None)
+            with opener(file) if opener else file as stream:
+                return dict(_tar_members(path, stream, is_wanted))
+    except FileNotFoundError as error:
+        advice = "Check the path; a relative one starts from the working directory."
+        raise InputError(path, "an archive or a folder", "nothing there", advice) from error
+    except PermissionError as error:
+        raise InputError(
+            error.filename or path, "a readable file", "no permission", "Change its permissions."
+        ) from error
+    except _DAMAGED as error:
+        found = f"a damaged or truncated file ({error or type(error).__name__})"
+        raise InputError(path, "a complete tar or zip archive", found, GET_ANOTHER) from error
+    except OSError as error:
+        found = f"a read error ({error})"
+        raise InputError(path, "a readable archive", found, GET_ANOTHER) from error
+
+
+def _folder_members(path: Path, is_wanted: Callable) -> Iterator[tuple[str, bytes]]:
+    limits = _Limits(path)
+    for file in sorted(path.rglob("*")):
+        name = file.relative_to(path).as_posix()
+        if _is_hidden(name) or not is_wanted(name) or not file.is_file():
+            continue
+        limits.admit(name, file.stat().st_size)
+        yield name, file.read_bytes()
+
+
+def _zip_members(path: Path, file: BinaryIO, is_wanted: Callable) -> Iterator[tuple[str, bytes]]:
+    limits = _Limits(path)
+    with zipfile.ZipFile(file) as archive:
+        for info in archive.infolist():
+            unix_type = info.external_attr >> 28
+            if unix_type not in (0, 0o4, 0o10):  # neither unset, nor a folder, nor a file
+                _refuse(path, info.filename, "a link or device")
+            limits.admit(info.filename, info.file_size)
+            if not info.is_dir() and not _is_hidden(info.filename) and is_wanted(info.filename):
+                yield info.filename, archive.read(info)
+
+
+def _tar_members(path: Path, stream: BinaryIO, is_wanted: Callable) -> Iterator[tuple[str, bytes]]:
+    limits = _Limits(path)
+    with tarfile.open(fileobj=stream, mode="r:", tarinfo=_StrictTarInfo) as archive:
+        for info in archive:
+            archive.members = []  # tarfile would keep every header
+            if not info.isfile() and not info.isdir():
+                _refuse(path, info.name, "a link or device")
+            limits.admit(info.name, info.size)
+            if info.isfile() and not _is_hidden(info.name) and is_wanted(info.name):
+                yield info.name, archive.extractfile(info).read()
+    # The checksum of a compressed stream stands at its very end: read up to it.
+    padding = 0
+    while block := stream.read(2**20):
+        padding += len(block)
+        limits.admit("the padding after the last member", padding)
+
+
+class _StrictTarInfo(tarfile.TarInfo):
+    """A header that ends the archive only where its end mark is.
+
+    `tarfile` takes a broken header or a missing end for the end of the archive, which would
+    turn a truncated data set into a smaller one.
+    """
+
+    @classmethod
+    def fromtarfile(cls, archive):
+        try:
+            return super().fromtarfile(archive)
+        except tarfile.HeaderError as error:
+            if isinstance(error, tarfile.EOFHeaderError):
+                raise
+            raise tarfile.ReadError(f"{error} at byte {archive.offset:,}") from error
+
+
+class _Limits:
+    """The running account of one container: number of members, bytes, names."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.num_members = 0
+        self.num_bytes = 0
+
+    def admit(self, name: str, size: int) -> None:
+        """Count a member, or raise InputError if it is too much or points outside."""
+        if PurePosixPath(name).is_absolute() or ".." in name.replace("\\", "/").split("/"):
+            _refuse(self.path, name, "a name that points outside the archive")
+        self.num_members += 1
+        self.num_bytes += size
+        if (
+            size > MAX_MEMBER_BYTES
+            or self.num_bytes > MAX_TOTAL_BYTES
+            or self.num_members > MAX_MEMBERS
+        ):
+            raise InputError(
+                self.path,
+                f"at most {MAX_MEMBERS:,} members, {MAX_MEMBER_BYTES:,} bytes each and "
+                f"{MAX_TOTAL_BYTES:,} in all",
+                f"{self.num_members:,} members with {self.num_bytes:,} bytes up to {name!r}",
+                "This is not CIFAR-10; name another source.",
+            )
+
+
+def _refuse(path: Path, name: str, what: str) -> None:
+    advice = "Do not trust this archive; nothing was written."
+    raise InputError(path, "plain files and folders only", f"{what}: {name!r}", advice)
+
+
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith((".", "__MACOSX")) for part in name.split("/") if part != ".")
+
+

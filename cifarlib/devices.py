@@ -1,0 +1,52 @@
+"""What hardware this machine has, for records and for choosing a budget.
+
+The one low module that asks Keras, because only Keras knows which devices its backend can
+use. Not for placing work on devices: training does that.
+"""
+
+import os
+import platform
+from pathlib import Path
+
+
+def accelerators() -> list[str]:
+    """Return the GPUs and TPUs that Keras's backend can use, such as ``["GPU:0"]``.
+
+    Imports Keras and its backend, which takes seconds. ``keras.distribution.list_devices`` is
+    not asked: it claims memory on TensorFlow and does not exist on PyTorch.
+    """
+    try:
+        import keras
+    except ImportError:
+        return []
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow
+
+        devices = tensorflow.config.list_physical_devices()
+        return [d.name.split(":", 1)[1] for d in devices if d.device_type in ("GPU", "TPU")]
+    if backend == "jax":
+        import jax
+
+        return [f"{d.platform.upper()}:{d.id}" for d in jax.devices() if d.platform != "cpu"]
+    import torch
+
+    return [f"GPU:{index}" for index in range(torch.cuda.device_count())]
+
+
+def describe_cpu() -> str:
+    """Return processor and core count in a few words, such as ``"AMD EPYC, 2 cores"``."""
+    name = platform.processor() or platform.machine()
+    cpu_info = Path("/proc/cpuinfo")
+    if cpu_info.exists():
+        lines = cpu_info.read_text().splitlines()
+        names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+        name = names[0] if names else name
+    return f"{name}, {num_cores()} cores"
+
+
+def num_cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,34 @@
+"""The errors a user can mend, told in one line.
+
+Not for programming mistakes: those keep Python's own exceptions and their traceback.
+"""
+
+
+class CifarlibError(Exception):
+    """A failure with a message for the user; the command line exits with status 1."""
+
+    exit_status = 1
+
+
+class InputError(CifarlibError, ValueError):
+    """Something the user gave does not fit; the command line exits with status 2.
+
+    Args:
+        subject: the file, variable or argument in question.
+        expected: what would have been right.
+        found: what was there instead.
+        advice: what to do next, a full sentence.
+
+    >>> print(InputError("CIFARLIB_PROFILE", "quick or full", "'fast'", "Unset it."))
+    CIFARLIB_PROFILE: expected quick or full, found 'fast'. Unset it.
+    """
+
+    exit_status = 2
+
+    def __init__(self, subject: object, expected: str, found: str, advice: str):
+        super().__init__(subject, expected, found, advice)
+
+    def __str__(self) -> str:
+        subject, expected, found, advice = self.args
+        line = f"{subject}: expected {expected}, found {found}. {advice}"
+        return " ".join(line.split())

@@ -1,0 +1,242 @@
+"""Arithmetic on images: grayscale, scaling, standardisation, one-hot labels, flattening.
+
+Pure functions of NumPy arrays; the input is never changed. Not for augmentation, which
+belongs to training, nor for learned features.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+
+from cifarlib import devices
+
+# Images converted at a time: the 32-bit intermediate values stay in the processor's cache.
+BLOCK = 500
+
+
+def to_grayscale(images: np.ndarray, formula: str = "luma 601") -> np.ndarray:
+    """Convert colour images to grayscale.
+
+    The default is Pillow's ``convert("L")`` to the last bit: the luma of ITU-R BT.601 in
+    16-bit fixed point, ``(19595 R + 38470 G + 7471 B + 32768) >> 16``.
+
+    Args:
+        images: uint8 array of shape (..., 3), red, green, blue.
+        formula: a key of ``GRAYSCALE_FORMULAS``.
+
+    Returns:
+        uint8 array of shape (..., 1).
+
+    Raises:
+        ValueError: if the images are not such an array or the formula is unknown.
+
+    Example:
+        >>> to_grayscale(np.array([[59, 62, 63], [255, 255, 255]], np.uint8)).tolist()
+        [[61], [255]]
+    """
+    _check_images(images, num_channels=3)
+    if formula not in GRAYSCALE_FORMULAS:
+        known = ", ".join(GRAYSCALE_FORMULAS)
+        raise ValueError(f"formula: expected one of {known}, found {formula!r}")
+    convert = GRAYSCALE_FORMULAS[formula]
+    if images.ndim != 4:
+        return convert(images)[..., None]
+    gray = np.empty((*images.shape[:-1], 1), np.uint8)
+
+    def convert_block(start: int) -> None:
+        gray[start : start + BLOCK, ..., 0] = convert(images[start : start + BLOCK])
+
+    # NumPy lets go of the interpreter inside each operation, so threads do run side by side.
+    with ThreadPoolExecutor(devices.num_cores()) as pool:
+        list(pool.map(convert_block, range(0, len(images), BLOCK)))
+    return gray
+
+
+def _luma_601(rgb: np.ndarray) -> np.ndarray:
+    """ITU-R BT.601, in the integers of Pillow's ``libImaging/Convert.c``."""
+    gray = rgb[..., 0].astype(np.uint32) * 19595
+    gray += rgb[..., 1].astype(np.uint32) * 38470
+    gray += rgb[..., 2].astype(np.uint32) * 7471
+    gray += 32768
+    gray >>= 16
+    return gray.astype(np.uint8)
+
+
+def _luma_709(rgb: np.ndarray) -> np.ndarray:
+    """ITU-R BT.709, the weights of HDTV and sRGB, on the stored values."""
+    return _to_byte(rgb @ np.array([0.2126, 0.7152, 0.0722], np.float32))
+
+
+def _mean(rgb: np.ndarray) -> np.ndarray:
+    """The plain mean of the three channels."""
+    return _to_byte(rgb.mean(axis=-1, dtype=np.float32))
+
+
+def _lightness(rgb: np.ndarray) -> np.ndarray:
+    """HSL lightness: half-way between the largest and the smallest channel."""
+    return ((rgb.max(axis=-1).astype(np.uint16) + rgb.min(axis=-1) + 1) // 2).astype(np.uint8)
+
+
+def _luminance(rgb: np.ndarray) -> np.ndarray:
+    """Physical luminance (CIE Y): BT.709 weights on linear light, then encoded as sRGB again.
+
+    Transfer functions from IEC 61966-2-1.
+    """
+    code = np.arange(256, dtype=np.float32) / 255
+    to_linear = np.where(code <= 0.04045, code / 12.92, ((code + 0.055) / 1.055) ** 2.4)
+    linear = to_linear.astype(np.float32)[rgb] @ np.array([0.2126, 0.7152, 0.0722], np.float32)
+    encoded = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+    return _to_byte(encoded * 255)
+
+
+def _to_byte(values: np.ndarray) -> np.ndarray:
+    return np.clip(values + 0.5, 0, 255).astype(np.uint8)
+
+
+GRAYSCALE_FORMULAS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "luma 601": _luma_601,
+    "luma 709": _luma_709,
+    "mean": _mean,
+    "lightness": _lightness,
+    "luminance": _luminance,
+}
+
+
+def to_unit_range(images: np.ndarray) -> np.ndarray:
+    """Scale bytes to the range from 0 to 1.
+
+    Args:
+        images: uint8 array of any shape. Floats are refused: scaling twice is a mistake that
+            shows only as a model that does not learn.
+
+    Returns:
+        float32 array of the same shape, values ``image / 255``.
+
+    Raises:
+        ValueError: if the images are not uint8.
+
+    Example:
+        >>> to_unit_range(np.array([0, 51, 255], np.uint8)).round(6).tolist()
+        [0.0, 0.20000000298023224, 1.0]
+    """
+    if images.dtype != np.uint8:
+        raise ValueError(f"images: expected uint8 from 0 to 255, found {images.dtype}")
+    return np.divide(images, 255, dtype=np.float32)
+
+
+class ChannelStatistics(NamedTuple):
+    """Mean and standard deviation of every channel, in the unit range.
+
+    Attributes:
+        mean: float32 of shape (C,).
+        std: float32 of shape (C,).
+    """
+
+    mean: np.ndarray
+    std: np.ndarray
+
+
+def channel_statistics(train_images: np.ndarray) -> ChannelStatistics:
+    """Measure the mean and standard deviation of every channel, for `standardize`.
+
+    Give it the training images only: what the validation and test images are like must not
+    reach the model before they are judged by it.
+
+    Args:
+        train_images: uint8 array of shape (n, height, width, C).
+
+    Returns:
+        The statistics of the images in the unit range. They are exact: bytes are counted.
+
+    Example:
+        >>> images = np.array([0, 0, 255, 255], np.uint8).reshape(2, 1, 2, 1)
+        >>> [statistic.tolist() for statistic in channel_statistics(images)]
+        [[0.5], [0.5]]
+    """
+    _check_images(train_images, num_channels=train_images.shape[-1])
+    values = np.arange(256) / 255
+    means, stds = [], []
+    for channel in range(train_images.shape[-1]):
+        shares = np.bincount(train_images[..., channel].ravel(), minlength=256)
+        shares = shares / shares.sum()
+        means.append(shares @ values)
+        stds.append(np.sqrt(shares @ (values - means[-1]) ** 2))
+    return ChannelStatistics(np.array(means, np.float32), np.array(stds, np.float32))
+
+
+def standardize(images: np.ndarray, statistics: ChannelStatistics) -> np.ndarray:
+    """Shift and scale every channel by the statistics of the training images.
+
+    Args:
+        images: uint8 array of shape (..., C).
+        statistics: from `channel_statistics`; a standard deviation of 0 counts as 1.
+
+    Returns:
+        float32 array of the same shape; on the training images each channel has mean 0 and
+        standard deviation 1.
+
+    Raises:
+        ValueError: if the number of channels differs.
+    """
+    if images.shape[-1] != len(statistics.mean):
+        raise ValueError(
+            f"images: expected {len(statistics.mean)} channels as in the statistics, "
+            f"found {images.shape[-1]}"
+        )
+    scaled = to_unit_range(images)
+    scaled -= statistics.mean
+    scaled /= np.where(statistics.std > 0, statistics.std, 1)
+    return scaled
+
+
+def one_hot(labels: np.ndarray, num_classes: int = 10) -> np.ndarray:
+    """Turn labels into rows with a single one.
+
+    Args:
+        labels: integer array of shape (n,), values from 0 to ``num_classes - 1``.
+        num_classes: length of a row.
+
+    Returns:
+        float32 array of shape (n, num_classes).
+
+    Raises:
+        ValueError: if a label is out of range.
+
+    Example:
+        >>> one_hot(np.array([2, 0]), num_classes=3).tolist()
+        [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]
+    """
+    labels = np.asarray(labels)
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+        raise ValueError(f"labels: expected integers (n,), found {labels.dtype} {labels.shape}")
+    if len(labels) and not (labels.min() >= 0 and labels.max() < num_classes):
+        raise ValueError(
+            f"labels: expected 0 to {num_classes - 1}, found {labels.min()} to {labels.max()}"
+        )
+    return np.eye(num_classes, dtype=np.float32)[labels]
+
+
+def flatten(images: np.ndarray) -> np.ndarray:
+    """Turn every image into one row, as scikit-learn wants it.
+
+    Args:
+        images: array of shape (n, height, width, C).
+
+    Returns:
+        Array of shape (n, height · width · C), a view where NumPy can make one.
+
+    Example:
+        >>> flatten(np.zeros((5, 32, 32, 3))).shape
+        (5, 3072)
+    """
+    return images.reshape(len(images), -1)
+
+
+def _check_images(images: np.ndarray, num_channels: int) -> None:
+    if images.dtype != np.uint8 or images.shape[-1] != num_channels:
+        raise ValueError(
+            f"images: expected uint8 with {num_channels} channels last, "
+            f"found {images.dtype} {images.shape}"
+        )

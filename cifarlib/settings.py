@@ -1,0 +1,90 @@
+"""What the user set in the environment: data source, cache folder, budget profile.
+
+Read anew at every call, so that a notebook may set a variable in its first cell. Not for
+settings of one chapter: those stand in that chapter's own cell of knobs.
+"""
+
+import os
+import shutil
+from pathlib import Path
+from typing import TypeVar
+
+import platformdirs
+
+from cifarlib.errors import InputError
+
+PROFILES = ("quick", "full")
+
+Budget = TypeVar("Budget")
+
+
+def checkout_folder() -> Path | None:
+    """Return the root of the checkout this package is imported from, None if installed apart."""
+    root = Path(__file__).resolve().parent.parent
+    return root if (root / "notebooks").is_dir() and (root / "pyproject.toml").is_file() else None
+
+
+def source() -> str | None:
+    """Return ``CIFARLIB_SOURCE``, None when it is unset or empty.
+
+    A relative path is looked for in the working directory, then in the root of the checkout:
+    a notebook's kernel starts in ``notebooks/``, the command that named the path did not.
+    """
+    value = os.environ.get("CIFARLIB_SOURCE", "").strip()
+    if not value:
+        return None
+    root = checkout_folder()
+    if root and not Path(value).exists() and (root / value).exists():
+        return str((root / value).resolve())
+    return value
+
+
+def cache_folder() -> Path:
+    """Return the folder for decoded data: ``CIFARLIB_CACHE``, else the checkout's ``data/``.
+
+    Without a checkout it is the user's cache folder (``~/.cache/cifarlib`` on Linux).
+    """
+    value = os.environ.get("CIFARLIB_CACHE", "").strip()
+    if value:
+        return Path(value).expanduser().resolve()
+    root = checkout_folder()
+    return root / "data" if root else Path(platformdirs.user_cache_dir("cifarlib"))
+
+
+def profile() -> str:
+    """Return the budget profile, ``"quick"`` or ``"full"``.
+
+    ``CIFARLIB_PROFILE`` decides; unset, it is full where Keras sees an accelerator.
+
+    Raises:
+        InputError: if the variable names no profile.
+    """
+    value = os.environ.get("CIFARLIB_PROFILE", "").strip()
+    if not value:
+        return "full" if _has_accelerator() else "quick"
+    if value not in PROFILES:
+        advice = "Set it to one of the two, or unset it."
+        raise InputError("CIFARLIB_PROFILE", " or ".join(PROFILES), repr(value), advice)
+    return value
+
+
+def by_profile(*, quick: Budget, full: Budget) -> Budget:
+    """Return the budget of the current profile; a chapter's cell of knobs shows both.
+
+    >>> num_epochs = by_profile(quick=3, full=50)
+    """
+    return full if profile() == "full" else quick
+
+
+def _has_accelerator() -> bool:
+    """Tell whether Keras sees a GPU or TPU.
+
+    Importing Keras costs seconds, and chapters 1 to 3 do not need it, so it is only asked
+    on a machine that shows a sign of such a device.
+    """
+    signs = ("/dev/nvidia0", "/dev/nvidiactl", "/dev/kfd", "/dev/accel0", "/dev/dxg")
+    if not shutil.which("nvidia-smi") and not any(Path(sign).exists() for sign in signs):
+        return False
+    from cifarlib import devices
+
+    return bool(devices.accelerators())

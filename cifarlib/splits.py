@@ -1,0 +1,162 @@
+"""A split of the data set: images with their labels, and the record of test-set use.
+
+Not for reading files (`archives`) nor for choosing a source (`data`).
+"""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+CLASS_NAMES = (
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
+)
+
+
+class Split(NamedTuple):
+    """Images and their labels.
+
+    Attributes:
+        images: uint8 array of shape (n, 32, 32, C), values 0 to 255; C is 3 for colour
+            (red, green, blue) and 1 for grayscale.
+        labels: integer array of shape (n,), each an index into ``CLASS_NAMES``.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    def __repr__(self) -> str:
+        images, labels = tuple.__iter__(self)
+        return (
+            f"{type(self).__name__}(images={images.dtype} {images.shape}, "
+            f"labels={labels.dtype} {labels.shape})"
+        )
+
+
+class RecordedUse(NamedTuple):
+    """One place that looked at the test set.
+
+    Attributes:
+        place: ``"cell [12]"`` of a notebook, else ``"script.py:34"``.
+        parts: which of ``("images", "labels")`` it touched.
+    """
+
+    place: str
+    parts: tuple[str, ...]
+
+
+class RecordedSplit(Split):
+    """A split that records every place it is used from.
+
+    It is a ``Split`` in all else. The arrays stay on disk until they are touched, and each
+    touch is written down, because a test set that has been looked at while choosing a model
+    no longer tells how good the model is.
+    """
+
+    __slots__ = ()
+
+    @property
+    def images(self) -> np.ndarray:
+        """Return the images, and record the use."""
+        return self[0]
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Return the labels, and record the use."""
+        return self[1]
+
+    def __getitem__(self, index):
+        for part in np.atleast_1d(np.array(self._fields)[index]):
+            _record_use(str(part))
+        return tuple.__getitem__(self, index)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return iter((self[0], self[1]))
+
+    def __reduce__(self):
+        return Split, tuple(self)
+
+
+_uses: dict[str, list[str]] = {}
+
+
+def uses_of_test_set() -> tuple[RecordedUse, ...]:
+    """Return every place of this process that has looked at the test set, in order.
+
+    A chapter that keeps its promise ends with one entry. A place is a notebook cell or a
+    line of a script; calls made by ``cifarlib`` count for the place that called it.
+    """
+    return tuple(RecordedUse(place, tuple(parts)) for place, parts in _uses.items())
+
+
+def forget_uses_of_test_set() -> None:
+    """Empty the record, for tests and for a notebook that is run again from its top."""
+    _uses.clear()
+
+
+def _record_use(part: str) -> None:
+    parts = _uses.setdefault(_calling_place(), [])
+    if part not in parts:
+        parts.append(part)
+
+
+def _calling_place() -> str:
+    """Return the innermost place outside this package that led here."""
+    package = str(Path(__file__).parent)
+    frame = sys._getframe()
+    while frame.f_back and (
+        frame.f_code.co_filename.startswith((package, "<frozen"))
+        or frame.f_globals.get("__name__", "").partition(".")[0] in _LIBRARIES
+    ):
+        frame = frame.f_back
+    interactive = sys.modules.get("IPython")
+    shell = interactive.get_ipython() if interactive else None
+    if shell and frame.f_globals is shell.user_ns:
+        return f"cell [{shell.execution_count}]"
+    return f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
+
+
+# A use belongs to the code that hands the test set to a library, not to the library's line.
+_LIBRARIES = frozenset({"numpy", "pandas", "sklearn", "keras", "joblib", "copy", "pickle"})
+
+
+def split_validation(train: Split, fraction: float = 0.1, seed: int = 0) -> tuple[Split, Split]:
+    """Split a validation set off the training set, with equal shares of every class.
+
+    Args:
+        train: the training set.
+        fraction: share of the images that goes to the validation set, between 0 and 1.
+        seed: decides which images go where; the same seed gives the same two sets.
+
+    Returns:
+        The smaller training set and the validation set, each in the order of ``train``.
+
+    Raises:
+        ValueError: if a class has too few images for the fraction (scikit-learn's message).
+
+    Example:
+        >>> images = np.zeros((40, 32, 32, 3), np.uint8)
+        >>> train, validation = split_validation(Split(images, np.arange(40) % 10), 0.25)
+        >>> train.images.shape, np.bincount(validation.labels).tolist()
+        ((30, 32, 32, 3), [1, 1, 1, 1, 1, 1, 1, 1, 1, 1])
+    """
+    from sklearn.model_selection import train_test_split  # imported late: it takes a second
+
+    images, labels = train
+    kept, held_out = train_test_split(
+        np.arange(len(labels)), test_size=fraction, stratify=labels, random_state=seed
+    )
+    # Sorted, so that the memory-mapped images are read in the order of the disk.
+    kept, held_out = np.sort(kept), np.sort(held_out)
+    return Split(images[kept], labels[kept]), Split(images[held_out], labels[held_out])
