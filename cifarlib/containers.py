@@ -173,5 +173,3 @@ def _refuse(path: Path, name: str, what: str) -> None:
 
 def _is_hidden(name: str) -> bool:
     return any(part.startswith((".", "__MACOSX")) for part in name.split("/") if part != ".")
-
-

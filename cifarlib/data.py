@@ -184,7 +184,9 @@ def _open(
         try:
             return _open_source(_file_source(path), force)
         except InputError as error:  # such as half a download that Keras left behind
-            warnings.warn(f"{error} Passed over; trying the next source.", UserWarning, stacklevel=4)
+            warnings.warn(
+                f"{error} Passed over; trying the next source.", UserWarning, stacklevel=4
+            )
     if retry_download or not _failed_lately():
         from cifarlib import download  # imported late: most calls find a cache
 

@@ -55,12 +55,14 @@ def to_grayscale(images: np.ndarray, formula: str = "luma 601") -> np.ndarray:
 
 
 def _luma_601(rgb: np.ndarray) -> np.ndarray:
-    """ITU-R BT.601, in the integers of Pillow's ``libImaging/Convert.c``."""
-    gray = rgb[..., 0].astype(np.uint32) * 19595
-    gray += rgb[..., 1].astype(np.uint32) * 38470
-    gray += rgb[..., 2].astype(np.uint32) * 7471
+    """ITU-R BT.601, as Pillow's ``libImaging/Convert.c`` computes it in integers.
+
+    The largest sum, 65536 · 255 + 32768, is below 2**24, and float32 holds every integer up to
+    there: the products and sums are exact, and the fast matrix product may be used.
+    """
+    gray = rgb @ np.array([19595, 38470, 7471], np.float32)
     gray += 32768
-    gray >>= 16
+    gray *= 2**-16
     return gray.astype(np.uint8)
 
 
@@ -71,12 +73,15 @@ def _luma_709(rgb: np.ndarray) -> np.ndarray:
 
 def _mean(rgb: np.ndarray) -> np.ndarray:
     """The plain mean of the three channels."""
-    return _to_byte(rgb.mean(axis=-1, dtype=np.float32))
+    return _to_byte(rgb @ np.full(3, 1 / 3, np.float32))
 
 
 def _lightness(rgb: np.ndarray) -> np.ndarray:
     """HSL lightness: half-way between the largest and the smallest channel."""
-    return ((rgb.max(axis=-1).astype(np.uint16) + rgb.min(axis=-1) + 1) // 2).astype(np.uint8)
+    red, green, blue = rgb[..., 0], rgb[..., 1], rgb[..., 2]
+    largest = np.maximum(np.maximum(red, green), blue).astype(np.uint16)
+    smallest = np.minimum(np.minimum(red, green), blue)
+    return ((largest + smallest + 1) // 2).astype(np.uint8)
 
 
 def _luminance(rgb: np.ndarray) -> np.ndarray:
@@ -156,14 +161,17 @@ def channel_statistics(train_images: np.ndarray) -> ChannelStatistics:
         [[0.5], [0.5]]
     """
     _check_images(train_images, num_channels=train_images.shape[-1])
+    num_channels = train_images.shape[-1]
+    counts = np.zeros((num_channels, 256), np.int64)
+    for start in range(0, len(train_images), BLOCK):
+        block = train_images[start : start + BLOCK]
+        for channel in range(num_channels):
+            counts[channel] += np.bincount(block[..., channel].ravel(), minlength=256)
     values = np.arange(256) / 255
-    means, stds = [], []
-    for channel in range(train_images.shape[-1]):
-        shares = np.bincount(train_images[..., channel].ravel(), minlength=256)
-        shares = shares / shares.sum()
-        means.append(shares @ values)
-        stds.append(np.sqrt(shares @ (values - means[-1]) ** 2))
-    return ChannelStatistics(np.array(means, np.float32), np.array(stds, np.float32))
+    shares = counts / counts.sum(axis=1, keepdims=True)
+    mean = shares @ values
+    std = np.sqrt((shares * (values - mean[:, None]) ** 2).sum(axis=1))
+    return ChannelStatistics(mean.astype(np.float32), std.astype(np.float32))
 
 
 def standardize(images: np.ndarray, statistics: ChannelStatistics) -> np.ndarray:

@@ -1,0 +1,162 @@
+"""The command line: ``cifarlib data``, ``cifarlib run``.
+
+Reads arguments, calls the module that does the work, prints what it returns. Modules are
+imported by the command that needs them, so that ``cifarlib --help`` answers at once.
+"""
+
+import argparse
+import json
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+
+from cifarlib import __version__
+from cifarlib.errors import CifarlibError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: the words after ``cifarlib``; None for those of this process.
+
+    Returns:
+        Exit status: 0, or 1 for a failure, 2 for bad input, 130 when interrupted.
+    """
+    options = _parser().parse_args(arguments)
+    warnings.showwarning = _show_warning
+    try:
+        options.command(options)
+        sys.stdout.flush()  # so that a closed pipe shows here, not at exit
+        return 0
+    except KeyboardInterrupt:
+        print("cifarlib: interrupted; the same command continues.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `cifarlib data info | head -1` is no error
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except CifarlibError as error:
+        if options.debug:
+            traceback.print_exc()
+        print(f"cifarlib: {error}", file=sys.stderr)
+        return error.exit_status
+    except Exception as error:
+        if options.debug:
+            traceback.print_exc()
+        line = " ".join(f"{type(error).__name__}: {error}".split())
+        print(f"cifarlib: {line} (--debug shows the traceback)", file=sys.stderr)
+        return 1
+
+
+def _show_warning(message, category, filename, line_number, file=None, line=None) -> None:
+    print(f"cifarlib: {message}", file=sys.stderr)
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--debug",
+        action="store_true",
+        default=argparse.SUPPRESS,  # or a subcommand would undo `cifarlib --debug data info`
+        help="show the traceback of an error",
+    )
+    parser = argparse.ArgumentParser(
+        prog="cifarlib",
+        description="Learn image classification by doing it: CIFAR-10 notebooks and their library.",
+        epilog="Example: cifarlib data fetch && cifarlib run",
+        parents=[common],
+    )
+    parser.set_defaults(debug=False)
+    parser.add_argument("--version", action="version", version=f"cifarlib {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def add(group, name: str, command, summary: str, example: str) -> argparse.ArgumentParser:
+        added = group.add_parser(
+            name,
+            help=summary,
+            description=f"{summary[0].upper()}{summary[1:]}.",
+            epilog=f"Example: {example}",
+            parents=[common],
+        )
+        added.set_defaults(command=command)
+        return added
+
+    data = commands.add_parser(
+        "data", help="get or describe the data set", epilog="Example: cifarlib data info"
+    ).add_subparsers(title="commands", required=True, metavar="COMMAND")
+    source = {"metavar": "S", "help": "archive, folder, http address or 'synthetic'"}
+    fetch = add(
+        data,
+        "fetch",
+        _data_fetch,
+        "get, verify, decode and cache the data set",
+        "cifarlib data fetch --source ~/cifar-10-python.tar.gz",
+    )
+    fetch.add_argument("--source", **source)
+    fetch.add_argument("--force", action="store_true", help="read it again, whatever is cached")
+    info = add(
+        data,
+        "info",
+        _data_info,
+        "tell what the data set is and where it came from",
+        "cifarlib data info --json",
+    )
+    info.add_argument("--source", **source)
+    info.add_argument("--json", action="store_true", help="print JSON")
+
+    run = add(
+        commands,
+        "run",
+        _run,
+        "execute the notebooks in order and make a report",
+        "cifarlib run 01 02 --quick",
+    )
+    run.add_argument("chapters", nargs="*", metavar="NN", help="chapter numbers (default: all)")
+    budget = run.add_mutually_exclusive_group()
+    for profile in ("quick", "full"):
+        budget.add_argument(
+            f"--{profile}",
+            dest="profile",
+            action="store_const",
+            const=profile,
+            help=f"the {profile} budgets, whatever CIFARLIB_PROFILE says",
+        )
+    run.add_argument("--output", metavar="DIR", help="folder of the report (default: build)")
+    run.add_argument(
+        "--record", action="store_true", help="write the outputs back into notebooks/ as well"
+    )
+    return parser
+
+
+def _data_fetch(options: argparse.Namespace) -> None:
+    from cifarlib import data
+
+    description = data.fetch(options.source, force=options.force)
+    print(description)
+    print(f"Decoded arrays in {description.cache}")
+
+
+def _data_info(options: argparse.Namespace) -> None:
+    from cifarlib import data
+
+    description = data.describe(options.source)
+    fields = {**description._asdict(), "official": description.kind == "official"}
+    if options.json:
+        print(json.dumps(fields, indent=2))
+        return
+    counts = fields.pop("class_counts")
+    for name, value in fields.items():
+        print(f"{name.replace('_', ' '):<15}{value}")
+    for split in counts:
+        told = ", ".join(f"{name} {count:,}" for name, count in counts[split].items())
+        print(f"{split + ' images':<15}{told}")
+
+
+def _run(options: argparse.Namespace) -> None:
+    from cifarlib import running
+
+    running.run(
+        options.chapters, profile=options.profile, output=options.output, record=options.record
+    )

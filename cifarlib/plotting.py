@@ -1,0 +1,233 @@
+"""Figures that several chapters draw, in one style.
+
+Every function returns its figure or draws on the axes it is given, and never shows anything:
+the notebook does that. Colours are told apart by the colour-blind (Okabe and Ito's palette as
+seaborn has it; cividis for amounts), and no meaning rests on colour alone. Not for measuring:
+`evaluation` and the chapters do.
+"""
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.offsetbox import AnnotationBbox, OffsetImage
+
+from cifarlib import data
+
+PALETTE = sns.color_palette("colorblind", 10)
+# Red, green and blue as the colour-blind can tell them, each with a line style of its own.
+CHANNELS = (("red", PALETTE[3], "-"), ("green", PALETTE[2], "--"), ("blue", PALETTE[0], ":"))
+AMOUNTS = "cividis"
+DIFFERENCES = "PuOr"
+
+
+def use_style() -> None:
+    """Set the style of all figures that follow; each chapter's set-up cell calls it."""
+    sns.set_theme(
+        context="notebook",
+        style="ticks",
+        palette=PALETTE,
+        rc={
+            "figure.dpi": 100,
+            "figure.constrained_layout.use": True,
+            "axes.spines.right": False,
+            "axes.spines.top": False,
+            "axes.titlesize": "medium",
+            "axes.titleweight": "bold",
+            "figure.titlesize": "large",
+            "figure.titleweight": "bold",
+            "legend.frameon": False,
+            "image.cmap": AMOUNTS,
+            "lines.linewidth": 2,
+        },
+    )
+
+
+def subplots(
+    num_rows: int = 1,
+    num_columns: int = 1,
+    *,
+    size: tuple[float, float] = (8, 4),
+    title: str = "",
+    **options,
+) -> tuple[Figure, Axes | np.ndarray]:
+    """Make a figure with its axes, marked if the images behind it are synthetic.
+
+    Args:
+        num_rows: rows of axes.
+        num_columns: columns of axes.
+        size: width and height in inches.
+        title: title of the whole figure.
+        **options: for ``matplotlib.pyplot.subplots``.
+
+    Returns:
+        The figure, and one ``Axes`` or an array of them.
+    """
+    figure, axes = plt.subplots(num_rows, num_columns, figsize=size, **options)
+    if title:
+        figure.suptitle(title)
+    description = data.current()
+    if description is not None and description.kind == "synthetic":
+        figure.text(
+            0.5,
+            0.5,
+            "SYNTHETIC IMAGES\nnot CIFAR-10",
+            ha="center",
+            va="center",
+            rotation=25,
+            fontsize=min(6 * size[0], 12 * size[1]) * 0.7,
+            color="black",
+            alpha=0.18,
+            weight="bold",
+            zorder=100,
+        )
+    return figure, axes
+
+
+def show_images(
+    pictures: np.ndarray,
+    captions: Sequence[str] | None = None,
+    *,
+    row_names: Sequence[str] | None = None,
+    num_columns: int = 10,
+    inches: float = 0.75,
+    title: str = "",
+) -> Figure:
+    """Show images in rows and columns.
+
+    Args:
+        pictures: uint8 or unit-range float array of shape (n, height, width, 1 or 3).
+        captions: a line above each image.
+        row_names: a name to the left of each row.
+        num_columns: images in a row.
+        inches: width of an image.
+        title: title of the figure.
+
+    Returns:
+        The figure.
+    """
+    num_rows = -(-len(pictures) // num_columns)
+    num_lines = max((caption.count("\n") + 1 for caption in captions), default=0) if captions else 0
+    size = (
+        num_columns * inches + (1.1 if row_names else 0.2),
+        num_rows * (inches + 0.19 * num_lines) + (0.5 if title else 0.1),
+    )
+    figure, axes = subplots(num_rows, num_columns, size=size, title=title, squeeze=False)
+    for ax in axes.flat:
+        ax.axis("off")
+    for index, (ax, picture) in enumerate(zip(axes.flat, pictures, strict=False)):
+        # Bytes are shown as they are; imshow would stretch a single channel to its own range.
+        top = 255 if picture.dtype == np.uint8 else 1
+        ax.imshow(picture.squeeze(), cmap="gray", vmin=0, vmax=top)
+        if captions:
+            ax.set_title(captions[index], fontsize=9, weight="normal", pad=2)
+    for row, name in enumerate(row_names or ()):
+        axes[row, 0].text(
+            -0.15, 0.5, name, transform=axes[row, 0].transAxes, ha="right", va="center", fontsize=11
+        )
+    return figure
+
+
+def plot_class_counts(counts: pd.DataFrame) -> Figure:
+    """Draw the number of images of each class as bars.
+
+    Args:
+        counts: a row a class, a column a split.
+    """
+    figure, ax = subplots(size=(9, 3.4), title="Images in each class")
+    counts.plot.bar(ax=ax, width=0.8, color=[PALETTE[0], PALETTE[1]], rot=30)
+    ax.set(xlabel="class", ylabel="images")
+    ax.legend(title="split", bbox_to_anchor=(1, 1), loc="upper left")
+    return figure
+
+
+def plot_channel_histograms(pictures: np.ndarray, ax: Axes) -> None:
+    """Draw how often each value from 0 to 255 occurs in each channel.
+
+    Args:
+        pictures: uint8 array of shape (n, height, width, 3).
+        ax: where to draw.
+    """
+    for index, (name, color, line) in enumerate(CHANNELS):
+        shares = np.bincount(pictures[..., index].ravel(), minlength=256)
+        shares = shares / shares.sum() * 100
+        ax.plot(shares, line, color=color, label=name)
+    ax.set(xlabel="pixel value", ylabel="share of pixels (%)", xlim=(0, 255), ylim=(0, None))
+    ax.legend(title="channel")
+
+
+def plot_matrix(
+    matrix: pd.DataFrame,
+    ax: Axes,
+    *,
+    fmt: str = ".2f",
+    colors: str = AMOUNTS,
+    center: float | None = None,
+    bar_label: str = "",
+) -> None:
+    """Draw a matrix with its numbers, its rows and columns named by the frame.
+
+    Args:
+        matrix: values, with an index and columns that have names.
+        ax: where to draw.
+        fmt: format of a number.
+        colors: name of a colour map; `DIFFERENCES` with ``center=0`` for signed values.
+        center: value of the middle colour.
+        bar_label: what the values are.
+    """
+    sns.heatmap(
+        matrix,
+        ax=ax,
+        annot=True,
+        fmt=fmt,
+        cmap=colors,
+        center=center,
+        square=True,
+        linewidths=0.5,
+        annot_kws={"fontsize": 8},
+        cbar_kws={"label": bar_label, "shrink": 0.8},
+    )
+    ax.set_yticklabels(ax.get_yticklabels(), rotation=0)
+    ax.set_xticklabels(ax.get_xticklabels(), rotation=45, ha="right", rotation_mode="anchor")
+
+
+def plot_image_map(
+    positions: np.ndarray,
+    pictures: np.ndarray,
+    labels: np.ndarray,
+    ax: Axes,
+    *,
+    num_thumbnails: int = 150,
+) -> None:
+    """Draw a map of images: a point for each, and thumbnails where there is room.
+
+    Args:
+        positions: float array of shape (n, 2).
+        pictures: uint8 array of shape (n, height, width, C).
+        labels: integer array of shape (n,).
+        ax: where to draw.
+        num_thumbnails: at most so many images are shown themselves, framed in the colour of
+            their class.
+    """
+    ax.scatter(*positions.T, s=4, c=[PALETTE[label] for label in labels], alpha=0.5, linewidths=0)
+    extent = np.ptp(positions, axis=0)
+    shown = np.empty((0, 2))
+    for index in range(len(positions)):
+        place = positions[index] / extent
+        if len(shown) and np.abs(shown - place).max(axis=1).min() < 0.055:
+            continue  # it would cover another thumbnail
+        if len(shown) == num_thumbnails:
+            break
+        shown = np.vstack([shown, place])
+        picture = OffsetImage(pictures[index].squeeze(), zoom=0.62, cmap="gray")
+        frame = {"edgecolor": PALETTE[labels[index]], "linewidth": 2, "pad": 0}
+        ax.add_artist(AnnotationBbox(picture, positions[index], pad=0.05, bboxprops=frame))
+    handles = [plt.Line2D([], [], marker="o", ls="", color=color) for color in PALETTE]
+    ax.legend(
+        handles, data.CLASS_NAMES, bbox_to_anchor=(1, 1), loc="upper left", title="class (frame)"
+    )
+    ax.set(xticks=[], yticks=[])

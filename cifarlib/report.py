@@ -1,0 +1,130 @@
+"""One linked HTML report of the executed chapters.
+
+A page a chapter (nbconvert) and a first page with what each promises, what it cost and one of
+its figures. Everything is in the files: the report opens offline. Not for executing anything.
+"""
+
+import html
+import re
+from pathlib import Path
+
+import nbconvert
+import nbformat
+
+_STYLE = """
+:root { color-scheme: light; }
+body { margin: 0; font: 17px/1.55 system-ui, sans-serif; color: #1c2430; background: #f6f7f9; }
+main { max-width: 60rem; margin: 0 auto; padding: 2.5rem 1.25rem 4rem; }
+h1 { font-size: 2.1rem; margin: 0 0 .3rem; }
+.facts { color: #556; margin: 0 0 2rem; }
+.synthetic { background: #ffe9c7; border: 2px solid #b35c00; padding: .7rem 1rem; }
+a.chapter { display: grid; grid-template-columns: 1fr 20rem; gap: 1.5rem; align-items: center;
+  background: white; border: 1px solid #dde1e7; border-radius: 10px; padding: 1.2rem 1.5rem;
+  margin: 0 0 1.2rem; color: inherit; text-decoration: none; }
+a.chapter:hover, a.chapter:focus { border-color: #0173b2; box-shadow: 0 2px 10px #0002; }
+a.chapter h2 { margin: 0 0 .4rem; font-size: 1.3rem; color: #0173b2; }
+a.chapter p { margin: 0 0 .5rem; }
+a.chapter small { color: #556; }
+a.chapter img { max-width: 100%; max-height: 13rem; justify-self: center; }
+@media (max-width: 45rem) { a.chapter { grid-template-columns: 1fr; } }
+"""
+
+_PAGE_STYLE = """
+<style>
+nav.report { font: 15px system-ui, sans-serif; padding: .7rem 1.2rem; background: #f6f7f9;
+  border-bottom: 1px solid #dde1e7; display: flex; gap: 1.5rem; justify-content: center; }
+nav.report a { color: #0173b2; text-decoration: none; }
+body.jp-Notebook { max-width: 60rem; margin: 0 auto !important; }
+</style>
+"""
+
+
+def write(folder: Path, description: str) -> Path:
+    """Write the report of all executed chapters in a folder.
+
+    Args:
+        folder: holds the executed copies, ``01_….ipynb`` and so on.
+        description: the data set, in a line.
+
+    Returns:
+        The first page, ``index.html``.
+    """
+    paths = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
+    notebooks = [nbformat.read(path, as_version=4) for path in paths]
+    finished = [(p, n) for p, n in zip(paths, notebooks, strict=True) if "cifarlib" in n.metadata]
+    for index, (path, notebook) in enumerate(finished):
+        previous = finished[index - 1] if index else None
+        following = finished[index + 1] if index + 1 < len(finished) else None
+        page = _chapter_page(notebook, previous, following)
+        path.with_suffix(".html").write_text(page, encoding="utf-8")
+    index_page = folder / "index.html"
+    index_page.write_text(_first_page(finished, description), encoding="utf-8")
+    return index_page
+
+
+def heading(notebook: nbformat.NotebookNode) -> str:
+    """Return the title of a chapter without its number."""
+    match = re.search(r"^# (?:\d+\W+)?(.+)$", notebook.cells[0].source, re.MULTILINE)
+    return match[1].strip() if match else "Untitled"
+
+
+def _promise(notebook: nbformat.NotebookNode) -> str:
+    """Return the first paragraph below the title."""
+    paragraphs = notebook.cells[0].source.split("\n\n")
+    texts = [p for p in paragraphs if not p.lstrip().startswith(("#", "[", "<", "-", "*", "!"))]
+    return " ".join(texts[0].split()) if texts else ""
+
+
+def _first_figure(notebook: nbformat.NotebookNode) -> str:
+    """Return the first figure of a chapter as an ``img`` element, empty if it has none."""
+    for cell in notebook.cells:
+        for output in cell.get("outputs", ()):
+            if "image/png" in output.get("data", {}):
+                content = output["data"]["image/png"].replace("\n", "")
+                return f'<img alt="" src="data:image/png;base64,{content}">'
+    return ""
+
+
+def _first_page(chapters: list[tuple[Path, nbformat.NotebookNode]], description: str) -> str:
+    cards = []
+    for path, notebook in chapters:
+        facts = notebook.metadata["cifarlib"]
+        memory = facts["peak_memory_bytes"]
+        cost = f"{facts['seconds']:.0f} s" + (f", {memory / 2**30:.1f} GiB" if memory else "")
+        cards.append(
+            f'<a class="chapter" href="{path.stem}.html"><div>'
+            f"<h2>{int(path.name[:2])} · {html.escape(heading(notebook))}</h2>"
+            f"<p>{html.escape(_promise(notebook))}</p>"
+            f"<small>{facts['profile']} profile, {html.escape(facts['data'])}, {cost} on "
+            f"{html.escape(facts['hardware'])}</small></div>{_first_figure(notebook)}</a>"
+        )
+    kind = ' class="synthetic"' if "(synthetic)" in description else ' class="facts"'
+    return (
+        "<!DOCTYPE html>\n"
+        '<html lang="en"><head><meta charset="utf-8"><title>cifarlib: the chapters</title>'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<style>{_STYLE}</style></head><body><main>"
+        f"<h1>Image classification by doing it</h1><p{kind}>{html.escape(description)}</p>"
+        f"{''.join(cards)}</main></body></html>\n"
+    )
+
+
+def _chapter_page(notebook: nbformat.NotebookNode, previous, following) -> str:
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":  # links between chapters lead to their pages
+            cell.source = re.sub(r"\((\d\d_\w+)\.ipynb\)", r"(\1.html)", cell.source)
+    # No math in the chapters and no widgets: without these the page needs no network.
+    exporter = nbconvert.HTMLExporter(
+        embed_images=True, mathjax_url="", require_js_url="", jupyter_widgets_base_url=""
+    )
+    title = html.escape(heading(notebook))
+    page, _ = exporter.from_notebook_node(notebook, resources={"metadata": {"name": title}})
+    links = ['<a href="index.html">All chapters</a>']
+    if previous:
+        links.insert(0, f'<a href="{previous[0].stem}.html">← {heading(previous[1])}</a>')
+    if following:
+        links.append(f'<a href="{following[0].stem}.html">{heading(following[1])} →</a>')
+    navigation = f'<nav class="report">{"".join(links)}</nav>'
+    page = page.replace("</head>", f"{_PAGE_STYLE}</head>", 1)
+    # A function, so that backslashes in the chapter are left alone.
+    return re.sub(r"<body[^>]*>", lambda match: match[0] + navigation, page, count=1)

@@ -1,0 +1,280 @@
+"""Execute the notebooks as a reader would: in order, each in a fresh kernel.
+
+Shows progress, continues an interrupted run, writes executed copies and their report, and
+records outputs into ``notebooks/``. Not for testing: ``make test`` runs them under nbval.
+"""
+
+import hashlib
+import json
+import os
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import nbclient
+import nbformat
+from nbclient.exceptions import CellExecutionError, DeadKernelError
+
+from cifarlib import data, devices, progress, report, settings
+from cifarlib.errors import CifarlibError, InputError
+
+LAST_LINES = 15
+
+
+class Chapter(NamedTuple):
+    """One notebook of the series: its number, such as ``"01"``, and its file."""
+
+    number: str
+    path: Path
+
+
+class ChapterFailed(CifarlibError):  # noqa: N818 (it tells a fact, and ends the run)
+    """A cell of a chapter raised an error, or its kernel died."""
+
+
+def run(
+    numbers: Sequence[str] = (),
+    *,
+    profile: str | None = None,
+    output: str | Path | None = None,
+    record: bool = False,
+) -> Path:
+    """Execute chapters and make the report.
+
+    A run that was interrupted or failed is continued: chapters it had finished are kept, if
+    the same command is given and neither notebook, package nor data have changed.
+
+    Args:
+        numbers: chapters such as ``("01", "02")``; none for all.
+        profile: ``"quick"`` or ``"full"``; None for `settings.profile`.
+        output: folder of the executed copies and the report; None for ``build``.
+        record: write the outputs back into ``notebooks/``. Refused for synthetic images.
+
+    Returns:
+        The report's first page.
+
+    Raises:
+        InputError: for an unknown chapter, or a recording that would not be of photographs.
+        ChapterFailed: with the cell that failed, its source and its last lines.
+    """
+    chapters = _select(find_chapters(), numbers)
+    profile = profile or settings.profile()
+    output = Path(output or "build").resolve()
+    description = data.fetch()
+    _say(f"{description}; profile {profile}")
+    if record and description.kind == "synthetic":
+        raise InputError(
+            "--record",
+            "photographs, since readers will see the outputs",
+            "the synthetic stand-in",
+            "Name an archive with CIFARLIB_SOURCE.",
+        )
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        advice = "Choose another with --output."
+        raise InputError(output, "a folder to write to", f"{error.strerror}", advice) from error
+
+    unfinished = output / ".unfinished"
+    run_key = _hash(_package_source(), description.fingerprint, profile, *numbers)
+    continued = unfinished.exists() and unfinished.read_text() == run_key
+    unfinished.write_text(run_key)
+    for chapter in chapters:
+        key = _hash(run_key, chapter.path.read_text(encoding="utf-8"))
+        copy = output / chapter.path.name
+        if continued and _finished_key(copy) == key:
+            _say(f"{chapter.number}  {title(chapter)}: kept from the interrupted run")
+            continue
+        facts = {"profile": profile, "data": description.kind, "hardware": devices.describe_cpu()}
+        notebook = _execute(chapter, copy, profile, facts)
+        notebook.metadata["cifarlib"]["key"] = key
+        nbformat.write(notebook, copy)
+    if record:
+        for chapter in chapters:
+            _record(chapter, nbformat.read(output / chapter.path.name, as_version=4))
+    page = report.write(output, str(description))
+    unfinished.unlink()
+    _say(f"Report: {page}")
+    return page
+
+
+def find_chapters() -> list[Chapter]:
+    """Return all chapters in order, from the checkout or the working directory.
+
+    Raises:
+        InputError: if there are none.
+    """
+    folder = (settings.checkout_folder() or Path.cwd()) / "notebooks"
+    paths = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
+    if not paths:
+        raise InputError(
+            folder,
+            "the chapters, as 01_*.ipynb",
+            "none",
+            "Run this in a checkout of the project; an installed package has no notebooks.",
+        )
+    return [Chapter(path.name[:2], path) for path in paths]
+
+
+def title(chapter: Chapter) -> str:
+    """Return the heading of a chapter without its number, such as ``"Explore the data"``."""
+    return report.heading(nbformat.read(chapter.path, as_version=4))
+
+
+def _select(chapters: list[Chapter], numbers: Sequence[str]) -> list[Chapter]:
+    wanted = {number.zfill(2) for number in numbers}
+    known = {chapter.number for chapter in chapters}
+    if wanted - known:
+        raise InputError(
+            "chapters",
+            f"any of {', '.join(sorted(known))}",
+            ", ".join(sorted(wanted - known)),
+            "Leave the numbers out to run all.",
+        )
+    return [chapter for chapter in chapters if not wanted or chapter.number in wanted]
+
+
+def _execute(chapter: Chapter, copy: Path, profile: str, facts: dict) -> nbformat.NotebookNode:
+    """Execute one chapter and return it with its outputs; keep what there is if it fails."""
+    notebook = nbformat.read(chapter.path, as_version=4)
+    name = title(chapter)
+    num_cells = sum(cell.cell_type == "code" for cell in notebook.cells)
+    environment = {**os.environ, "CIFARLIB_PROFILE": profile, "CIFARLIB_UNATTENDED": "1"}
+    if source := settings.source():
+        environment["CIFARLIB_SOURCE"] = (
+            str(Path(source).resolve()) if Path(source).exists() else source
+        )
+    if cache := os.environ.get("CIFARLIB_CACHE", "").strip():
+        environment["CIFARLIB_CACHE"] = str(Path(cache).expanduser().resolve())
+    began = time.monotonic()
+    peak = 0
+    with progress.bar(num_cells, f"{chapter.number}  {name}", "cell") as bar:
+
+        def count_cell(cell, cell_index, execute_reply) -> None:
+            nonlocal peak
+            bar.update()
+            peak = _peak_memory(client) or peak
+
+        client = nbclient.NotebookClient(
+            notebook,
+            timeout=None,
+            kernel_name="python3",
+            resources={"metadata": {"path": str(chapter.path.parent)}},
+            on_cell_executed=count_cell,
+        )
+        try:
+            client.execute(env=environment)
+        except (CellExecutionError, DeadKernelError) as error:
+            nbformat.write(notebook, copy)
+            raise ChapterFailed(_tell_failure(chapter, name, notebook, error)) from error
+    seconds = time.monotonic() - began
+    notebook.metadata["cifarlib"] = {
+        **facts,
+        "seconds": round(seconds, 1),
+        "peak_memory_bytes": peak,
+    }
+    memory = f", {peak / 2**30:.1f} GiB" if peak else ""
+    _say(f"{chapter.number}  {name}: {num_cells} cells in {seconds:.0f} s{memory}")
+    return notebook
+
+
+def _tell_failure(chapter: Chapter, name: str, notebook, error: Exception) -> str:
+    """Return where a chapter failed: its number, the cell's number and source, the last lines."""
+    code_cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    started = [cell for cell in code_cells if cell.get("execution_count") or cell.outputs]
+    failed = next(
+        (c for c in code_cells if any(o.output_type == "error" for o in c.outputs)),
+        code_cells[min(len(started), len(code_cells) - 1)],
+    )
+    if isinstance(error, DeadKernelError):
+        lines = ["The kernel died, most often for want of memory. Close other programs, or try"]
+        lines += ["the quick profile: cifarlib run --quick"]
+    else:
+        lines = re.sub(r"\x1b\[[0-9;]*m", "", error.traceback).splitlines()[-LAST_LINES:]
+    source = [f"    {line}" for line in failed.source.splitlines()]
+    return "\n".join(
+        [
+            f"chapter {chapter.number} ({name}) failed in code cell {code_cells.index(failed) + 1} "
+            f"of {len(code_cells)}:",
+            *source,
+            "with:",
+            *(f"    {line}" for line in lines if line.strip()),
+            f"The same command continues at chapter {chapter.number}.",
+        ]
+    )
+
+
+def _peak_memory(client: nbclient.NotebookClient) -> int:
+    """Return the kernel's peak resident memory in bytes, 0 where the system does not tell."""
+    try:
+        status = Path(f"/proc/{client.km.provisioner.pid}/status").read_text()
+        return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024
+    except (OSError, AttributeError, TypeError):
+        return 0
+
+
+def _record(chapter: Chapter, executed: nbformat.NotebookNode) -> None:
+    """Write the outputs of an executed copy into the chapter itself, cleaned.
+
+    Progress bars and warnings (standard error) are left out, and so is everything that
+    differs from machine to machine: paths, versions, the time of each cell.
+    """
+    for cell in executed.cells:
+        cell.metadata.pop("execution", None)
+        if cell.cell_type == "code":
+            cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
+            for shown in cell.outputs:
+                for holder in (shown, shown.get("data", {})):
+                    for key, value in holder.items():
+                        if isinstance(value, str) and not key.startswith("image/"):
+                            holder[key] = _without_paths(value)
+    executed.metadata["kernelspec"] = {
+        "display_name": "Python 3",
+        "language": "python",
+        "name": "python3",
+    }
+    executed.metadata["language_info"] = {"name": "python"}
+    executed.metadata["cifarlib"].pop("key")
+    temporary = chapter.path.with_suffix(".new")
+    nbformat.write(executed, temporary)
+    temporary.replace(chapter.path)
+    _say(f"{chapter.number}  recorded in {chapter.path.name}")
+
+
+def _without_paths(text: str) -> str:
+    """Replace the folders of this machine by what they are."""
+    folders = {
+        str(settings.cache_folder()): "<cache>",
+        sys.prefix: "<environment>",
+        str(settings.checkout_folder() or Path.cwd()): "<checkout>",
+        tempfile.gettempdir(): "<temporary>",
+        str(Path.home()): "~",
+    }
+    for folder, name in folders.items():
+        if len(folder) > 1:
+            text = re.sub(rf"{re.escape(folder)}(?=[/\\\s\"'.,;:)]|$)", name, text)
+    return text
+
+
+def _finished_key(copy: Path) -> str | None:
+    try:
+        return json.loads(copy.read_text(encoding="utf-8"))["metadata"]["cifarlib"]["key"]
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _package_source() -> str:
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    return _hash(*(file.read_text(encoding="utf-8") for file in files))
+
+
+def _hash(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def _say(line: str) -> None:
+    progress.tqdm.write(line, file=sys.stderr)
