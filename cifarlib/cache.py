@@ -5,6 +5,7 @@ or not at all, once even if two programs want it at the same time, and is only e
 when its arrays are known to be the ones that were written. Not for archives or downloads.
 """
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -12,7 +13,6 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,7 @@ def fingerprint(train: Split, test: Split) -> str:
     return digest.hexdigest()
 
 
-@contextmanager
+@contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold the lock of a cache folder, so that only one program builds it."""
     try:
@@ -204,10 +204,9 @@ def _was_verified(folder: Path, state: dict[str, list[int]]) -> bool:
 
 
 def _remember_verified(folder: Path, state: dict[str, list[int]]) -> None:
-    try:
+    # A read-only cache is served too, and hashed each time.
+    with contextlib.suppress(OSError):
         _write_json(folder / "verified.json", {"at_ns": time.time_ns(), "state": state})
-    except OSError:
-        pass  # a read-only cache is served too, and hashed each time
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:

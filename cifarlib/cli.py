@@ -26,6 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Exit status: 0, or 1 for a failure, 2 for bad input, 130 when interrupted.
     """
     options = _parser().parse_args(arguments)
+    debug = getattr(options, "debug", False)
     warnings.showwarning = _show_warning
     try:
         options.command(options)
@@ -38,12 +39,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except CifarlibError as error:
-        if options.debug:
+        if debug:
             traceback.print_exc()
         print(f"cifarlib: {error}", file=sys.stderr)
         return error.exit_status
     except Exception as error:
-        if options.debug:
+        if debug:
             traceback.print_exc()
         line = " ".join(f"{type(error).__name__}: {error}".split())
         print(f"cifarlib: {line} (--debug shows the traceback)", file=sys.stderr)
@@ -68,7 +69,6 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Example: cifarlib data fetch && cifarlib run",
         parents=[common],
     )
-    parser.set_defaults(debug=False)
     parser.add_argument("--version", action="version", version=f"cifarlib {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 

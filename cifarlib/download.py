@@ -56,15 +56,15 @@ class UnavailableError(InputError):
     """No mirror delivered the file."""
 
 
-class _Failed(Exception):
+class _MirrorError(Exception):
     """A mirror did not deliver; another attempt may."""
 
 
-class _Unreachable(_Failed):
+class _UnreachableError(_MirrorError):
     """A mirror could not even be connected to."""
 
 
-class _Refused(Exception):
+class _RefusedError(Exception):
     """A mirror will not deliver, however often it is asked."""
 
 
@@ -113,12 +113,12 @@ def fetch(
                         downloader=functools.partial(_download, mirror, part, patience),
                     )
                     return path
-                except _Refused as error:
+                except _RefusedError as error:
                     failures[mirror.url] = str(error)
                     remaining.remove(mirror)
-                except _Failed as error:
+                except _MirrorError as error:
                     failures[mirror.url] = str(error)
-                    num_unreachable += isinstance(error, _Unreachable)
+                    num_unreachable += isinstance(error, _UnreachableError)
                 except ValueError:  # pooch: the hash is wrong, and the file is gone
                     failures[mirror.url] = "sent a file whose SHA-256 is wrong; it was discarded"
                     if not began_elsewhere:
@@ -141,15 +141,15 @@ def _download(mirror: Mirror, part: Path, patience: Patience, url: str, output: 
     except urllib.error.HTTPError as error:
         if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
             part.unlink(missing_ok=True)  # longer than the file: not a part of it
-            raise _Failed("has a file shorter than what had arrived; starting anew") from error
+            raise _MirrorError("has a file shorter than what had arrived; starting anew") from error
         may_recover = error.code >= 500 or error.code in (408, 429)
-        raise (_Failed if may_recover else _Refused)(f"answered {error.code}") from error
+        raise (_MirrorError if may_recover else _RefusedError)(f"answered {error.code}") from error
     except urllib.error.URLError as error:
-        raise _Unreachable(f"could not be reached ({error.reason})") from error
+        raise _UnreachableError(f"could not be reached ({error.reason})") from error
     except TimeoutError as error:
-        raise _Failed(f"was silent for {patience.timeout:g} s") from error
+        raise _MirrorError(f"was silent for {patience.timeout:g} s") from error
     except (http.client.HTTPException, ConnectionError, socket.gaierror) as error:
-        raise _Failed(f"broke off ({error or type(error).__name__})") from error
+        raise _MirrorError(f"broke off ({error or type(error).__name__})") from error
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
@@ -175,7 +175,7 @@ def _continue(mirror: Mirror, part: Path, patience: Patience) -> None:
             offset = 0  # the mirror knows no ranges and sends all
         elif not response.headers.get("Content-Range", "").startswith(f"bytes {offset}-"):
             part.unlink(missing_ok=True)
-            raise _Failed("sent another range than asked for; starting anew")
+            raise _MirrorError("sent another range than asked for; starting anew")
         length = response.headers.get("Content-Length")
         total = offset + int(length) if length else None
         received = offset
@@ -193,7 +193,7 @@ def _continue(mirror: Mirror, part: Path, patience: Patience) -> None:
                 if elapsed >= patience.window:
                     speed = (received - window_start) / elapsed
                     if speed < mirror.minimum_speed:
-                        raise _Failed(f"sent only {speed / 1000:,.1f} kB/s")
+                        raise _MirrorError(f"sent only {speed / 1000:,.1f} kB/s")
                     window_began, window_start = time.monotonic(), received
     if total is not None and received < total:
-        raise _Failed(f"broke off at {received:,} of {total:,} bytes")
+        raise _MirrorError(f"broke off at {received:,} of {total:,} bytes")

@@ -122,7 +122,8 @@ def show_images(
     for index, (ax, picture) in enumerate(zip(axes.flat, pictures, strict=False)):
         # Bytes are shown as they are; imshow would stretch a single channel to its own range.
         top = 255 if picture.dtype == np.uint8 else 1
-        ax.imshow(picture.squeeze(), cmap="gray", vmin=0, vmax=top)
+        shown = picture[..., 0] if picture.shape[-1] == 1 else picture
+        ax.imshow(shown, cmap="gray", vmin=0, vmax=top, interpolation="nearest")
         if captions:
             ax.set_title(captions[index], fontsize=9, weight="normal", pad=2)
     for row, name in enumerate(row_names or ()):
@@ -201,7 +202,7 @@ def plot_image_map(
     labels: np.ndarray,
     ax: Axes,
     *,
-    num_thumbnails: int = 150,
+    num_thumbnails: int = 120,
 ) -> None:
     """Draw a map of images: a point for each, and thumbnails where there is room.
 
@@ -218,13 +219,15 @@ def plot_image_map(
     shown = np.empty((0, 2))
     for index in range(len(positions)):
         place = positions[index] / extent
-        if len(shown) and np.abs(shown - place).max(axis=1).min() < 0.055:
+        if len(shown) and np.abs(shown - place).max(axis=1).min() < 0.06:
             continue  # it would cover another thumbnail
         if len(shown) == num_thumbnails:
             break
         shown = np.vstack([shown, place])
-        picture = OffsetImage(pictures[index].squeeze(), zoom=0.62, cmap="gray")
-        frame = {"edgecolor": PALETTE[labels[index]], "linewidth": 2, "pad": 0}
+        picture = OffsetImage(
+            pictures[index].squeeze(), zoom=0.8, cmap="gray", interpolation="nearest"
+        )
+        frame = {"edgecolor": PALETTE[labels[index]], "linewidth": 2}
         ax.add_artist(AnnotationBbox(picture, positions[index], pad=0.05, bboxprops=frame))
     handles = [plt.Line2D([], [], marker="o", ls="", color=color) for color in PALETTE]
     ax.legend(

@@ -36,4 +36,6 @@ def _is_watched() -> bool:
     """Tell whether a person sees standard error now."""
     if os.environ.get("CI") or os.environ.get("CIFARLIB_UNATTENDED"):
         return False
-    return sys.stderr.isatty() or "ipykernel" in sys.modules
+    ipython = sys.modules.get("IPython")
+    in_notebook = ipython is not None and hasattr(ipython.get_ipython(), "kernel")
+    return in_notebook or sys.stderr.isatty()

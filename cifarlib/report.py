@@ -75,13 +75,16 @@ def _promise(notebook: nbformat.NotebookNode) -> str:
     return " ".join(texts[0].split()) if texts else ""
 
 
-def _first_figure(notebook: nbformat.NotebookNode) -> str:
-    """Return the first figure of a chapter as an ``img`` element, empty if it has none."""
-    for cell in notebook.cells:
+def _cover(notebook: nbformat.NotebookNode) -> str:
+    """Return the figure of the cell tagged ``cover``, else the first, as an ``img`` element."""
+    is_cover = ["cover" in cell.metadata.get("tags", ()) for cell in notebook.cells]
+    cells = [c for _, c in sorted(zip(is_cover, notebook.cells, strict=True), key=lambda x: -x[0])]
+    for cell in cells:
         for output in cell.get("outputs", ()):
-            if "image/png" in output.get("data", {}):
-                content = output["data"]["image/png"].replace("\n", "")
-                return f'<img alt="" src="data:image/png;base64,{content}">'
+            for kind in ("image/png", "image/jpeg"):
+                if content := output.get("data", {}).get(kind):
+                    content = content.replace("\n", "")
+                    return f'<img alt="" src="data:{kind};base64,{content}">'
     return ""
 
 
@@ -96,7 +99,7 @@ def _first_page(chapters: list[tuple[Path, nbformat.NotebookNode]], description:
             f"<h2>{int(path.name[:2])} · {html.escape(heading(notebook))}</h2>"
             f"<p>{html.escape(_promise(notebook))}</p>"
             f"<small>{facts['profile']} profile, {html.escape(facts['data'])}, {cost} on "
-            f"{html.escape(facts['hardware'])}</small></div>{_first_figure(notebook)}</a>"
+            f"{html.escape(facts['hardware'])}</small></div>{_cover(notebook)}</a>"
         )
     kind = ' class="synthetic"' if "(synthetic)" in description else ' class="facts"'
     return (

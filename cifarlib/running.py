@@ -4,7 +4,9 @@ Shows progress, continues an interrupted run, writes executed copies and their r
 records outputs into ``notebooks/``. Not for testing: ``make test`` runs them under nbval.
 """
 
+import base64
 import hashlib
+import io
 import json
 import os
 import re
@@ -17,7 +19,9 @@ from typing import NamedTuple
 
 import nbclient
 import nbformat
+import numpy as np
 from nbclient.exceptions import CellExecutionError, DeadKernelError
+from PIL import Image
 
 from cifarlib import data, devices, progress, report, settings
 from cifarlib.errors import CifarlibError, InputError
@@ -32,7 +36,7 @@ class Chapter(NamedTuple):
     path: Path
 
 
-class ChapterFailed(CifarlibError):  # noqa: N818 (it tells a fact, and ends the run)
+class ChapterError(CifarlibError):
     """A cell of a chapter raised an error, or its kernel died."""
 
 
@@ -59,7 +63,7 @@ def run(
 
     Raises:
         InputError: for an unknown chapter, or a recording that would not be of photographs.
-        ChapterFailed: with the cell that failed, its source and its last lines.
+        ChapterError: with the cell that failed, its source and its last lines.
     """
     chapters = _select(find_chapters(), numbers)
     profile = profile or settings.profile()
@@ -165,12 +169,14 @@ def _execute(chapter: Chapter, copy: Path, profile: str, facts: dict) -> nbforma
             kernel_name="python3",
             resources={"metadata": {"path": str(chapter.path.parent)}},
             on_cell_executed=count_cell,
+            # ipykernel 7 warns at every start that a kernel on this machine is not encrypted.
+            extra_arguments=["--IPKernelApp.log_level=40"],
         )
         try:
             client.execute(env=environment)
         except (CellExecutionError, DeadKernelError) as error:
             nbformat.write(notebook, copy)
-            raise ChapterFailed(_tell_failure(chapter, name, notebook, error)) from error
+            raise ChapterError(_tell_failure(chapter, name, notebook, error)) from error
     seconds = time.monotonic() - began
     notebook.metadata["cifarlib"] = {
         **facts,
@@ -228,6 +234,8 @@ def _record(chapter: Chapter, executed: nbformat.NotebookNode) -> None:
         if cell.cell_type == "code":
             cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
             for shown in cell.outputs:
+                if "image/png" in shown.get("data", {}):
+                    shown.data = {**_smaller_picture(shown.data.pop("image/png")), **shown.data}
                 for holder in (shown, shown.get("data", {})):
                     for key, value in holder.items():
                         if isinstance(value, str) and not key.startswith("image/"):
@@ -243,6 +251,25 @@ def _record(chapter: Chapter, executed: nbformat.NotebookNode) -> None:
     nbformat.write(executed, temporary)
     temporary.replace(chapter.path)
     _say(f"{chapter.number}  recorded in {chapter.path.name}")
+
+
+def _smaller_picture(png: str) -> dict[str, str]:
+    """Return a figure as it goes into the repository, by its MIME type.
+
+    A drawing has few colours, and a palette of 256 holds them. A figure full of photographs
+    does not survive that, and as a JPEG is a third of the PNG.
+    """
+    picture = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
+    with_palette = picture.quantize(256)
+    error = np.abs(np.asarray(picture, int) - np.asarray(with_palette.convert("RGB"), int))
+    buffer = io.BytesIO()
+    if error.mean() < 1:
+        with_palette.save(buffer, "PNG", optimize=True)
+        kind = "image/png"
+    else:
+        picture.save(buffer, "JPEG", quality=85, optimize=True)
+        kind = "image/jpeg"
+    return {kind: base64.b64encode(buffer.getvalue()).decode()}
 
 
 def _without_paths(text: str) -> str:

@@ -123,7 +123,8 @@ def _calling_place() -> str:
     interactive = sys.modules.get("IPython")
     shell = interactive.get_ipython() if interactive else None
     if shell and frame.f_globals is shell.user_ns:
-        return f"cell [{shell.execution_count}]"
+        # The cell's input is stored before it runs; execution_count has changed its meaning.
+        return f"cell [{len(shell.history_manager.input_hist_raw) - 1}]"
     return f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
 
 
