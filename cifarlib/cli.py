@@ -1,4 +1,4 @@
-"""The command line: ``cifarlib data``, ``cifarlib run``.
+"""The command line: ``cifarlib data``, ``cifarlib run``, ``cifarlib results``.
 
 Reads arguments, calls the module that does the work, prints what it returns. Modules are
 imported by the command that needs them, so that ``cifarlib --help`` answers at once.
@@ -125,8 +125,19 @@ def _parser() -> argparse.ArgumentParser:
         )
     run.add_argument("--output", metavar="DIR", help="folder of the report (default: build)")
     run.add_argument(
-        "--record", action="store_true", help="write the outputs back into notebooks/ as well"
+        "--record",
+        action="store_true",
+        help="record the times and, in the full profile, the outputs in notebooks/",
     )
+
+    results = add(
+        commands,
+        "results",
+        _results,
+        "print the recorded results, each with the command that repeats it",
+        "cifarlib results --json",
+    )
+    results.add_argument("--json", action="store_true", help="print JSON")
     return parser
 
 
@@ -160,3 +171,16 @@ def _run(options: argparse.Namespace) -> None:
     running.run(
         options.chapters, profile=options.profile, output=options.output, record=options.record
     )
+
+
+def _results(options: argparse.Namespace) -> None:
+    from cifarlib import results
+
+    recorded = results.read_all()
+    if options.json:
+        print(json.dumps([result._asdict() for result in recorded], indent=2))
+        return
+    for result in recorded:
+        spread = "" if result.sd is None else f" ± {result.sd:.3g} (sd, n = {len(result.values)})"
+        print(f"{result.name}: {result.mean:.4g}{spread}, {result.metric}")
+        print(f"    {result.data_kind}; {result.hardware}; {result.command}")

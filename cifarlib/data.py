@@ -124,10 +124,9 @@ def load_cifar10(source: str | Path | None = None) -> tuple[Split, Split]:
     Warns:
         SyntheticDataWarning: if the drawn images stand in for CIFAR-10.
     """
-    global _current
-    train, test, _current = _open(source)
-    if _current.kind == "synthetic":
-        warnings.warn(_synthetic_notice(_current), SyntheticDataWarning, stacklevel=2)
+    train, test, description = _open(source)
+    if description.kind == "synthetic":
+        warnings.warn(_synthetic_notice(description), SyntheticDataWarning, stacklevel=2)
     return train, RecordedSplit(*test)
 
 
@@ -157,7 +156,7 @@ def describe(source: str | Path | None = None) -> Description:
 
 
 def current() -> Description | None:
-    """Return the description of the data set loaded last in this process, None before."""
+    """Return the description of the data set opened last in this process, None before."""
     return _current
 
 
@@ -174,6 +173,14 @@ class _Source(NamedTuple):
 
 def _open(
     source: str | Path | None, *, force: bool = False, retry_download: bool = False
+) -> tuple[Split, Split, Description]:
+    global _current
+    train, test, _current = _choose(source, force, retry_download)
+    return train, test, _current
+
+
+def _choose(
+    source: str | Path | None, force: bool, retry_download: bool
 ) -> tuple[Split, Split, Description]:
     named = str(source) if source is not None else settings.source()
     if named:

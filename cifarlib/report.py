@@ -11,6 +11,9 @@ from pathlib import Path
 import nbconvert
 import nbformat
 
+from cifarlib import chapters
+from cifarlib.chapters import title_and_promise
+
 _STYLE = """
 :root { color-scheme: light; }
 body { margin: 0; font: 17px/1.55 system-ui, sans-serif; color: #1c2430; background: #f6f7f9; }
@@ -49,7 +52,7 @@ def write(folder: Path, description: str) -> Path:
     Returns:
         The first page, ``index.html``.
     """
-    paths = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
+    paths = chapters.in_folder(folder)
     notebooks = [nbformat.read(path, as_version=4) for path in paths]
     finished = [(p, n) for p, n in zip(paths, notebooks, strict=True) if "cifarlib" in n.metadata]
     for index, (path, notebook) in enumerate(finished):
@@ -62,44 +65,35 @@ def write(folder: Path, description: str) -> Path:
     return index_page
 
 
-def heading(notebook: nbformat.NotebookNode) -> str:
-    """Return the title of a chapter without its number."""
-    match = re.search(r"^# (?:\d+\W+)?(.+)$", notebook.cells[0].source, re.MULTILINE)
-    return match[1].strip() if match else "Untitled"
+def cover(notebook: nbformat.NotebookNode) -> tuple[str, str] | None:
+    """Return the figure that stands for a chapter: its MIME type and base64 content.
 
-
-def _promise(notebook: nbformat.NotebookNode) -> str:
-    """Return the first paragraph below the title."""
-    paragraphs = notebook.cells[0].source.split("\n\n")
-    texts = [p for p in paragraphs if not p.lstrip().startswith(("#", "[", "<", "-", "*", "!"))]
-    return " ".join(texts[0].split()) if texts else ""
-
-
-def _cover(notebook: nbformat.NotebookNode) -> str:
-    """Return the figure of the cell tagged ``cover``, else the first, as an ``img`` element."""
+    It is the first of the cell tagged ``cover``, else the first of all; None without figures.
+    """
     is_cover = ["cover" in cell.metadata.get("tags", ()) for cell in notebook.cells]
     cells = [c for _, c in sorted(zip(is_cover, notebook.cells, strict=True), key=lambda x: -x[0])]
     for cell in cells:
         for output in cell.get("outputs", ()):
             for kind in ("image/png", "image/jpeg"):
                 if content := output.get("data", {}).get(kind):
-                    content = content.replace("\n", "")
-                    return f'<img alt="" src="data:{kind};base64,{content}">'
-    return ""
+                    return kind, content.replace("\n", "")
+    return None
 
 
-def _first_page(chapters: list[tuple[Path, nbformat.NotebookNode]], description: str) -> str:
+def _first_page(finished: list[tuple[Path, nbformat.NotebookNode]], description: str) -> str:
     cards = []
-    for path, notebook in chapters:
+    for path, notebook in finished:
         facts = notebook.metadata["cifarlib"]
+        figure = cover(notebook)
+        picture = f'<img alt="" src="data:{figure[0]};base64,{figure[1]}">' if figure else ""
+        title, promise = map(html.escape, title_and_promise(notebook))
         memory = facts["peak_memory_bytes"]
         cost = f"{facts['seconds']:.0f} s" + (f", {memory / 2**30:.1f} GiB" if memory else "")
         cards.append(
             f'<a class="chapter" href="{path.stem}.html"><div>'
-            f"<h2>{int(path.name[:2])} · {html.escape(heading(notebook))}</h2>"
-            f"<p>{html.escape(_promise(notebook))}</p>"
+            f"<h2>{int(path.name[:2])} · {title}</h2><p>{promise}</p>"
             f"<small>{facts['profile']} profile, {html.escape(facts['data'])}, {cost} on "
-            f"{html.escape(facts['hardware'])}</small></div>{_cover(notebook)}</a>"
+            f"{html.escape(facts['hardware'])}</small></div>{picture}</a>"
         )
     kind = ' class="synthetic"' if "(synthetic)" in description else ' class="facts"'
     return (
@@ -120,13 +114,17 @@ def _chapter_page(notebook: nbformat.NotebookNode, previous, following) -> str:
     exporter = nbconvert.HTMLExporter(
         embed_images=True, mathjax_url="", require_js_url="", jupyter_widgets_base_url=""
     )
-    title = html.escape(heading(notebook))
+    title = title_and_promise(notebook)[0]
     page, _ = exporter.from_notebook_node(notebook, resources={"metadata": {"name": title}})
     links = ['<a href="index.html">All chapters</a>']
     if previous:
-        links.insert(0, f'<a href="{previous[0].stem}.html">← {heading(previous[1])}</a>')
+        links.insert(
+            0, f'<a href="{previous[0].stem}.html">← {title_and_promise(previous[1])[0]}</a>'
+        )
     if following:
-        links.append(f'<a href="{following[0].stem}.html">{heading(following[1])} →</a>')
+        links.append(
+            f'<a href="{following[0].stem}.html">{title_and_promise(following[1])[0]} →</a>'
+        )
     navigation = f'<nav class="report">{"".join(links)}</nav>'
     page = page.replace("</head>", f"{_PAGE_STYLE}</head>", 1)
     # A function, so that backslashes in the chapter are left alone.

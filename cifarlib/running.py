@@ -15,25 +15,19 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
+import filelock
 import nbclient
 import nbformat
 import numpy as np
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from PIL import Image
 
-from cifarlib import data, devices, progress, report, settings
+from cifarlib import chapters, data, devices, progress, report, results, settings
+from cifarlib.chapters import Chapter
 from cifarlib.errors import CifarlibError, InputError
 
 LAST_LINES = 15
-
-
-class Chapter(NamedTuple):
-    """One notebook of the series: its number, such as ``"01"``, and its file."""
-
-    number: str
-    path: Path
 
 
 class ChapterError(CifarlibError):
@@ -56,7 +50,8 @@ def run(
         numbers: chapters such as ``("01", "02")``; none for all.
         profile: ``"quick"`` or ``"full"``; None for `settings.profile`.
         output: folder of the executed copies and the report; None for ``build``.
-        record: write the outputs back into ``notebooks/``. Refused for synthetic images.
+        record: record the time each chapter takes and, in the full profile, write its outputs
+            back into ``notebooks/``. Refused for synthetic images.
 
     Returns:
         The report's first page.
@@ -65,7 +60,7 @@ def run(
         InputError: for an unknown chapter, or a recording that would not be of photographs.
         ChapterError: with the cell that failed, its source and its last lines.
     """
-    chapters = _select(find_chapters(), numbers)
+    selected = chapters.find(numbers)
     profile = profile or settings.profile()
     output = Path(output or "build").resolve()
     description = data.fetch()
@@ -83,69 +78,50 @@ def run(
         advice = "Choose another with --output."
         raise InputError(output, "a folder to write to", f"{error.strerror}", advice) from error
 
+    try:
+        with filelock.FileLock(output / ".lock", timeout=0):
+            return _run_into(output, selected, profile, description, record)
+    except filelock.Timeout as error:
+        advice = "Wait for it, or choose another folder with --output."
+        raise InputError(output, "a folder of its own", "another run in it", advice) from error
+
+
+def _run_into(
+    output: Path,
+    selected: list[Chapter],
+    profile: str,
+    description: data.Description,
+    record: bool,
+) -> Path:
     unfinished = output / ".unfinished"
+    numbers = [chapter.number for chapter in selected]
     run_key = _hash(_package_source(), description.fingerprint, profile, *numbers)
     continued = unfinished.exists() and unfinished.read_text() == run_key
     unfinished.write_text(run_key)
-    for chapter in chapters:
+    for chapter in selected:
         key = _hash(run_key, chapter.path.read_text(encoding="utf-8"))
         copy = output / chapter.path.name
         if continued and _finished_key(copy) == key:
-            _say(f"{chapter.number}  {title(chapter)}: kept from the interrupted run")
+            _say(f"{chapter.number}  {chapter.path.stem[3:]}: kept from the interrupted run")
             continue
         facts = {"profile": profile, "data": description.kind, "hardware": devices.describe_cpu()}
         notebook = _execute(chapter, copy, profile, facts)
         notebook.metadata["cifarlib"]["key"] = key
         nbformat.write(notebook, copy)
     if record:
-        for chapter in chapters:
-            _record(chapter, nbformat.read(output / chapter.path.name, as_version=4))
+        for chapter in selected:
+            _record(chapter, nbformat.read(output / chapter.path.name, as_version=4), profile)
+        results.stamp_readme()
     page = report.write(output, str(description))
     unfinished.unlink()
     _say(f"Report: {page}")
     return page
 
 
-def find_chapters() -> list[Chapter]:
-    """Return all chapters in order, from the checkout or the working directory.
-
-    Raises:
-        InputError: if there are none.
-    """
-    folder = (settings.checkout_folder() or Path.cwd()) / "notebooks"
-    paths = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
-    if not paths:
-        raise InputError(
-            folder,
-            "the chapters, as 01_*.ipynb",
-            "none",
-            "Run this in a checkout of the project; an installed package has no notebooks.",
-        )
-    return [Chapter(path.name[:2], path) for path in paths]
-
-
-def title(chapter: Chapter) -> str:
-    """Return the heading of a chapter without its number, such as ``"Explore the data"``."""
-    return report.heading(nbformat.read(chapter.path, as_version=4))
-
-
-def _select(chapters: list[Chapter], numbers: Sequence[str]) -> list[Chapter]:
-    wanted = {number.zfill(2) for number in numbers}
-    known = {chapter.number for chapter in chapters}
-    if wanted - known:
-        raise InputError(
-            "chapters",
-            f"any of {', '.join(sorted(known))}",
-            ", ".join(sorted(wanted - known)),
-            "Leave the numbers out to run all.",
-        )
-    return [chapter for chapter in chapters if not wanted or chapter.number in wanted]
-
-
 def _execute(chapter: Chapter, copy: Path, profile: str, facts: dict) -> nbformat.NotebookNode:
     """Execute one chapter and return it with its outputs; keep what there is if it fails."""
     notebook = nbformat.read(chapter.path, as_version=4)
-    name = title(chapter)
+    name, _ = chapters.title_and_promise(notebook)
     num_cells = sum(cell.cell_type == "code" for cell in notebook.cells)
     environment = {**os.environ, "CIFARLIB_PROFILE": profile, "CIFARLIB_UNATTENDED": "1"}
     if source := settings.source():
@@ -223,11 +199,36 @@ def _peak_memory(client: nbclient.NotebookClient) -> int:
         return 0
 
 
-def _record(chapter: Chapter, executed: nbformat.NotebookNode) -> None:
-    """Write the outputs of an executed copy into the chapter itself, cleaned.
+def _record(chapter: Chapter, executed: nbformat.NotebookNode, profile: str) -> None:
+    """Record what a chapter took and, from a full run, what it showed."""
+    facts = executed.metadata["cifarlib"]
+    results.write(
+        f"chapter-{chapter.number}-{profile}",
+        chapter=chapter.number,
+        metric="seconds to execute the chapter",
+        values=[facts["seconds"]],
+        command=f"cifarlib run {chapter.number} --{profile} --record",
+        details={"peak_memory_bytes": facts["peak_memory_bytes"]},
+    )
+    if profile == "full":
+        _clean(executed)
+        if figure := report.cover(executed):
+            picture = Image.open(io.BytesIO(base64.b64decode(figure[1]))).convert("RGB")
+            picture.save(results.folder() / f"chapter-{chapter.number}-cover.jpg", quality=85)
+    else:
+        executed = nbformat.read(chapter.path, as_version=4)
+    executed.cells[0].source = results.stamp(executed.cells[0].source)
+    temporary = chapter.path.with_suffix(".new")
+    nbformat.write(executed, temporary)
+    temporary.replace(chapter.path)
+    _say(f"{chapter.number}  recorded in {chapter.path.name}")
 
-    Progress bars and warnings (standard error) are left out, and so is everything that
-    differs from machine to machine: paths, versions, the time of each cell.
+
+def _clean(executed: nbformat.NotebookNode) -> None:
+    """Remove from an executed notebook what readers and other machines have no use for.
+
+    Progress bars and warnings (standard error) go, and so does everything that differs from
+    machine to machine: paths, versions, the time of each cell.
     """
     for cell in executed.cells:
         cell.metadata.pop("execution", None)
@@ -247,10 +248,6 @@ def _record(chapter: Chapter, executed: nbformat.NotebookNode) -> None:
     }
     executed.metadata["language_info"] = {"name": "python"}
     executed.metadata["cifarlib"].pop("key")
-    temporary = chapter.path.with_suffix(".new")
-    nbformat.write(executed, temporary)
-    temporary.replace(chapter.path)
-    _say(f"{chapter.number}  recorded in {chapter.path.name}")
 
 
 def _smaller_picture(png: str) -> dict[str, str]:

@@ -1,0 +1,49 @@
+# Two commands on a fresh machine: `make notebooks` and `make test`. Each sets up its own
+# environment first. README.md shows the same steps for pip and for Windows.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# Two makes started together must not install into one environment at the same time.
+LOCK := $(shell command -v flock >/dev/null 2>&1 && echo "flock .venv.lock")
+
+.PHONY: notebooks test lab record benchmarks environment clean
+
+notebooks: environment
+	$(BIN)/cifarlib data fetch
+	$(BIN)/cifarlib run
+
+test: environment
+	$(BIN)/cifarlib data fetch
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest
+	CIFARLIB_PROFILE=quick $(BIN)/python -m pytest --nbval-lax --nbval-current-env notebooks
+
+lab: environment
+	$(BIN)/jupyter lab notebooks
+
+# Outputs and times that are committed: the quick run for its time, the full run for both.
+record: environment
+	$(BIN)/cifarlib run --quick --record
+	$(BIN)/cifarlib run --full --record
+
+benchmarks: environment
+	$(BIN)/python benchmarks/data.py --record
+
+environment:
+	@$(LOCK) $(MAKE) --no-print-directory $(VENV)/.complete
+
+# The mark is made last: an installation that was killed is done again.
+$(VENV)/.complete: requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "Python 3.11 or newer is needed; name one: make PYTHON=/path/to/python3.11"; exit 2; }
+	@echo "Setting up $(VENV) with everything in requirements.txt (once, a few minutes) ..."
+	@began=$$(date +%s) \
+	    && $(PYTHON) -m venv $(VENV) \
+	    && $(BIN)/python -m pip install --quiet --disable-pip-version-check -e . \
+	    && touch $@ \
+	    && echo "Environment ready in $$(( $$(date +%s) - began )) s"
+
+clean:
+	rm -rf build $(VENV)

@@ -1,0 +1,162 @@
+"""Measure the data layer beside what it replaces, in one run, and print the ratios.
+
+    python benchmarks/data.py [--repeat N] [--record]
+
+Each pair is measured in turn, so that a noisy machine disturbs both sides alike. With
+``--record`` the ratios go to ``results/``.
+"""
+
+import argparse
+import io
+import pickle
+import statistics
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from cifarlib import archives, data, images, results
+
+COMMAND = "python benchmarks/data.py --record"
+
+
+def main() -> None:
+    """Measure, print, and record if asked to."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeat", type=int, default=5, help="measurements of each side")
+    parser.add_argument("--record", action="store_true", help="write the ratios to results/")
+    options = parser.parse_args()
+    description = data.fetch()
+    print(description, "\n")
+
+    def compare(name: str, metric: str, ours: Callable, theirs: Callable, repeat: int) -> None:
+        pairs = [(_seconds(ours), _seconds(theirs)) for _ in range(repeat)]
+        ratios = [reference / own for own, reference in pairs]
+        own, reference = (statistics.median(side) for side in zip(*pairs, strict=True))
+        spread = f"{min(ratios):.1f} to {max(ratios):.1f}, n = {repeat}"
+        print(metric)
+        print(f"    {statistics.median(ratios):8.1f} ({spread}): {own:.4f} s, {reference:.4f} s")
+        if options.record:
+            details = {"seconds": own, "reference_seconds": reference}
+            results.write(
+                f"benchmark-{name}",
+                chapter="01",
+                metric=metric,
+                values=ratios,
+                command=COMMAND,
+                details=details,
+            )
+
+    train, test = data.load_cifar10()
+    with tempfile.TemporaryDirectory() as folder:
+        batches = _write_pickled_batches(Path(folder), train, test)
+        compare(
+            "warm-cache",
+            "opening the warm cache, faster than unpickling six official batches",
+            data.load_cifar10,
+            lambda: _unpickle(batches),
+            options.repeat,
+        )
+        compare(
+            "warm-cache-read",
+            "the same with every byte read, faster than unpickling",
+            lambda: [split.images.sum() for split in data.load_cifar10()],
+            lambda: [planes.sum() for planes in _unpickle(batches)],
+            options.repeat,
+        )
+    everything = np.concatenate([train.images, test.images])
+    compare(
+        "grayscale",
+        "grayscale of 60,000 images, faster than Pillow image by image",
+        lambda: images.to_grayscale(everything),
+        lambda: [np.asarray(Image.fromarray(p).convert("L")) for p in everything],
+        options.repeat,
+    )
+    compare(
+        "copy-grayscale",
+        "copying the RGB array (the floor), as a share of the time of our grayscale",
+        lambda: images.to_grayscale(everything),
+        everything.copy,
+        options.repeat,
+    )
+    if description.layout == "class folders" and Path(description.origin).is_file():
+        compare(
+            "decode",
+            "decoding the class-folder archive, faster than a plain tarfile and Pillow loop",
+            lambda: archives.read(description.origin),
+            lambda: _plain_decode(description.origin),
+            max(2, options.repeat // 2),
+        )
+        print(f"    peak memory of decoding: {_peak_memory_of_decoding(description.origin)}")
+    for words in (["-c", "import cifarlib"], ["-m", "cifarlib", "--help"]):
+        compare(
+            f"start-{'help' if '--help' in words else 'import'}",
+            f"an empty program, as a share of the time of `python {' '.join(words)}`",
+            lambda words=words: _python(words),
+            lambda: _python(["-c", "pass"]),
+            options.repeat,
+        )
+    if options.record:
+        results.stamp_readme()
+
+
+def _seconds(work: Callable) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def _python(words: list[str]) -> None:
+    subprocess.run([sys.executable, *words], check=True, stdout=subprocess.DEVNULL)
+
+
+def _write_pickled_batches(folder: Path, train: data.Split, test: data.Split) -> list[Path]:
+    """Write six files as in the official python archive."""
+    paths = []
+    parts = [(train, slice(start, start + 10_000)) for start in range(0, 50_000, 10_000)]
+    for index, (split, part) in enumerate([*parts, (test, slice(None))]):
+        planes = split.images[part].transpose(0, 3, 1, 2).reshape(-1, 3072)
+        labels = split.labels[part].tolist()
+        paths.append(folder / f"batch_{index}")
+        with paths[-1].open("wb") as file:
+            pickle.dump({b"data": np.ascontiguousarray(planes), b"labels": labels}, file)
+    return paths
+
+
+def _unpickle(paths: list[Path]) -> list[np.ndarray]:
+    batches = []
+    for path in paths:
+        with path.open("rb") as file:
+            batches.append(pickle.load(file, encoding="bytes")[b"data"])
+    return batches
+
+
+def _plain_decode(archive: str) -> list[np.ndarray]:
+    with tarfile.open(archive) as members:
+        return [
+            np.asarray(Image.open(io.BytesIO(members.extractfile(member).read())).convert("RGB"))
+            for member in members
+            if member.isfile()
+        ]
+
+
+def _peak_memory_of_decoding(archive: str) -> str:
+    """Return the peak resident memory of a program that does nothing else (Linux only)."""
+    program = (
+        "from cifarlib import archives\n"
+        f"archives.read({archive!r})\n"
+        "status = open('/proc/self/status').read()\n"
+        "print(status.split('VmHWM:')[1].split('\\n')[0].strip())"
+    )
+    command = [sys.executable, "-c", program]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""The chapters as files: which there are, and what their first cell promises.
+
+Not for executing them (`running`) nor for showing them (`report`).
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import nbformat
+
+from cifarlib import settings
+from cifarlib.errors import InputError
+
+
+class Chapter(NamedTuple):
+    """One notebook of the series: its number, such as ``"01"``, and its file."""
+
+    number: str
+    path: Path
+
+
+def find(numbers: Sequence[str] = ()) -> list[Chapter]:
+    """Return chapters in order, from the checkout or the working directory.
+
+    Args:
+        numbers: such as ``("01", "2")``; none for all.
+
+    Raises:
+        InputError: if there are no chapters, or none of such a number.
+    """
+    folder = (settings.checkout_folder() or Path.cwd()) / "notebooks"
+    chapters = [Chapter(path.name[:2], path) for path in in_folder(folder)]
+    if not chapters:
+        raise InputError(
+            folder,
+            "the chapters, as 01_*.ipynb",
+            "none",
+            "Run this in a checkout of the project; an installed package has no notebooks.",
+        )
+    wanted = {number.zfill(2) for number in numbers}
+    known = {chapter.number for chapter in chapters}
+    if wanted - known:
+        raise InputError(
+            "chapters",
+            f"any of {', '.join(sorted(known))}",
+            ", ".join(sorted(wanted - known)),
+            "Leave the numbers out to have all.",
+        )
+    return [chapter for chapter in chapters if not wanted or chapter.number in wanted]
+
+
+def in_folder(folder: Path) -> list[Path]:
+    """Return the notebooks in a folder that are chapters, in order."""
+    return sorted(folder.glob("[0-9][0-9]_*.ipynb"))
+
+
+def title_and_promise(notebook: nbformat.NotebookNode) -> tuple[str, str]:
+    r"""Return a chapter's heading without its number, and its first paragraph.
+
+    >>> cell = nbformat.v4.new_markdown_cell("# 1 · Explore the data\n\nSixty thousand\nphotos.")
+    >>> title_and_promise(nbformat.v4.new_notebook(cells=[cell]))
+    ('Explore the data', 'Sixty thousand photos.')
+    """
+    first, *paragraphs = notebook.cells[0].source.split("\n\n")
+    title = re.sub(r"^#\s*(\d+\W+)?", "", first)
+    # A line of badges, if there is one, comes before the promise.
+    promise = next((p for p in paragraphs if not p.startswith(("[", "<", "!"))), "")
+    return title.strip(), " ".join(promise.split())

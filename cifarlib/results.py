@@ -1,0 +1,249 @@
+"""Recorded results: one JSON file each under ``results/``, and the pages that quote them.
+
+README and the chapters never state a measured number of their own. They hold marked places,
+and `stamp` fills those from the files, so that a number can always be traced to the command
+that produced it. Not for measuring: benchmarks, chapters and training do that.
+"""
+
+import importlib.metadata
+import json
+import math
+import platform
+import re
+import statistics
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import nbformat
+
+from cifarlib import chapters, data, devices, settings
+from cifarlib.errors import InputError
+
+LIBRARIES = ("numpy", "scikit-learn", "pillow", "keras", "tensorflow")
+
+
+class Result(NamedTuple):
+    """A measured figure and all that is needed to doubt and repeat it.
+
+    Attributes:
+        name: name of the file without its suffix, such as ``"chapter-01-full"``.
+        chapter: number of the chapter it belongs to, such as ``"01"``.
+        metric: what the values are, with their unit.
+        values: one value a seed or repetition.
+        seeds: the seeds, or None where nothing is random.
+        mean: mean of the values.
+        sd: their standard deviation (n - 1), None for a single value.
+        color: ``"gray"``, ``"rgb"`` or None.
+        data_kind: ``"official"``, ``"JPEG copy"``, … or ``"none"`` if no images are involved.
+        data_fingerprint: SHA-256 of the arrays, or None.
+        seconds: what the measurement took, or None.
+        hardware: the machine.
+        versions: of Python and the libraries.
+        commit: of the code that measured; ends in ``+`` if files had changed since.
+        command: what repeats it.
+        details: anything else, JSON values.
+    """
+
+    name: str
+    chapter: str
+    metric: str
+    values: tuple[float, ...]
+    seeds: tuple[int, ...] | None
+    mean: float
+    sd: float | None
+    color: str | None
+    data_kind: str
+    data_fingerprint: str | None
+    seconds: float | None
+    hardware: str
+    versions: dict[str, str]
+    commit: str
+    command: str
+    details: dict[str, Any]
+
+
+def folder() -> Path:
+    """Return the folder of the recorded results, ``results/`` of the checkout."""
+    root = settings.checkout_folder()
+    if root is None:
+        raise InputError(
+            "results", "a checkout of the project", "an installed package", "Clone the repository."
+        )
+    return root / "results"
+
+
+def write(
+    name: str,
+    *,
+    chapter: str,
+    metric: str,
+    values: Sequence[float],
+    command: str,
+    seeds: Sequence[int] | None = None,
+    color: str | None = None,
+    seconds: float | None = None,
+    details: dict[str, Any] | None = None,
+) -> Result:
+    """Record a result, with the data set loaded last, this machine and this code.
+
+    Args:
+        name: name of the file, lower-case letters, digits and dashes.
+        chapter: number of the chapter it belongs to.
+        metric: what the values are, with their unit.
+        values: one value a seed or repetition, at least one, all finite.
+        command: what repeats it, as typed in the root of the checkout.
+        seeds: as many as values, or None.
+        color: ``"gray"``, ``"rgb"`` or None.
+        seconds: what the measurement took.
+        details: anything else, JSON values.
+
+    Returns:
+        The result as written.
+
+    Raises:
+        ValueError: if the values are none or not finite, or the seeds do not match them.
+    """
+    if not values or not all(math.isfinite(value) for value in values):
+        raise ValueError(f"values: expected finite numbers, found {values}")
+    if seeds is not None and len(seeds) != len(values):
+        raise ValueError(f"seeds: expected {len(values)}, one a value, found {len(seeds)}")
+    if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
+        raise ValueError(f"name: expected lower-case words joined by dashes, found {name!r}")
+    description = data.current()
+    result = Result(
+        name=name,
+        chapter=chapter,
+        metric=metric,
+        values=tuple(values),
+        seeds=None if seeds is None else tuple(seeds),
+        mean=statistics.fmean(values),
+        sd=statistics.stdev(values) if len(values) > 1 else None,
+        color=color,
+        data_kind=description.kind if description else "none",
+        data_fingerprint=description.fingerprint if description else None,
+        seconds=seconds,
+        hardware=devices.describe_cpu(),
+        versions=_versions(),
+        commit=_commit(),
+        command=command,
+        details=details or {},
+    )
+    path = folder() / f"{name}.json"
+    path.parent.mkdir(exist_ok=True)
+    temporary = path.with_suffix(".new")
+    temporary.write_text(json.dumps(result._asdict(), indent=2) + "\n", encoding="utf-8")
+    temporary.replace(path)
+    return result
+
+
+def read(name: str) -> Result | None:
+    """Return a recorded result, None if there is no such file.
+
+    Raises:
+        InputError: if the file is damaged or lacks a field.
+    """
+    path = folder() / f"{name}.json"
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        fields["values"] = tuple(fields["values"])
+        fields["seeds"] = fields["seeds"] and tuple(fields["seeds"])
+        return Result(**fields)
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, KeyError) as error:
+        advice = "Restore it with git, or measure again."
+        raise InputError(path, "a recorded result", f"{error}", advice) from error
+
+
+def read_all() -> list[Result]:
+    """Return all recorded results, by chapter and name."""
+    names = sorted(path.stem for path in folder().glob("*.json"))
+    return sorted((read(name) for name in names), key=lambda result: result.chapter)
+
+
+def stamp(text: str) -> str:
+    """Return a page of Markdown with its marked places filled from the recorded results.
+
+    A place is ``<!-- results: WHAT -->…<!-- end -->``, where WHAT is ``chapters``,
+    ``benchmarks`` or ``time NN``.
+
+    Raises:
+        KeyError: if a place asks for something unknown.
+    """
+
+    def fill(match: re.Match) -> str:
+        what, *arguments = match[2].split()
+        content = _PLACES[what](*arguments)
+        joint = "\n" if "\n" in content else ""
+        return f"{match[1]}{joint}{content}{joint}<!-- end -->"
+
+    return re.sub(r"(<!-- results: ([\w ]+) -->).*?<!-- end -->", fill, text, flags=re.DOTALL)
+
+
+def stamp_readme() -> None:
+    """Fill the marked places of the checkout's README."""
+    path = folder().parent / "README.md"
+    text = path.read_text(encoding="utf-8")
+    if (stamped := stamp(text)) != text:
+        path.write_text(stamped, encoding="utf-8")
+
+
+def _chapter_seconds(number: str, profile: str) -> str:
+    result = read(f"chapter-{number}-{profile}")
+    return f"{result.mean:.0f} s" if result else "not measured"
+
+
+def _time_line(number: str) -> str:
+    quick, full = (_chapter_seconds(number, profile) for profile in ("quick", "full"))
+    result = read(f"chapter-{number}-full")
+    where = f" on {result.hardware} ({result.data_kind} of the data)" if result else ""
+    return f"**Time** quick profile {quick}, full profile {full}{where}"
+
+
+def _chapters_table() -> str:
+    rows = ["| | chapter | you will see | quick | full |", "|---|---|---|--:|--:|"]
+    for chapter in chapters.find():
+        title, promise = chapters.title_and_promise(nbformat.read(chapter.path, as_version=4))
+        link = f"[{title}](notebooks/{chapter.path.name})"
+        times = " | ".join(_chapter_seconds(chapter.number, p) for p in ("quick", "full"))
+        rows.append(f"| {int(chapter.number)} | {link} | {promise} | {times} |")
+    return "\n".join(rows)
+
+
+def _benchmarks_table() -> str:
+    rows = ["| what | ratio | n | measured with |", "|---|--:|--:|---|"]
+    for result in read_all():
+        if result.name.startswith("benchmark-"):
+            spread = f"{min(result.values):.1f} to {max(result.values):.1f}"
+            ratio = f"{statistics.median(result.values):.1f} ({spread})"
+            rows.append(
+                f"| {result.metric} | {ratio} | {len(result.values)} | `{result.command}` |"
+            )
+    return "\n".join(rows)
+
+
+_PLACES = {"time": _time_line, "chapters": _chapters_table, "benchmarks": _benchmarks_table}
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for library in LIBRARIES:
+        try:
+            versions[library] = importlib.metadata.version(library)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _commit() -> str:
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(folder().parent), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--", "cifarlib", "benchmarks", "notebooks")
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
