@@ -4,12 +4,14 @@ Shows progress, continues an interrupted run, writes executed copies and their r
 records outputs into ``notebooks/``. Not for testing: ``make test`` runs them under nbval.
 """
 
+import asyncio
 import base64
 import hashlib
 import io
 import json
 import os
 import re
+import signal
 import sys
 import tempfile
 import time
@@ -132,7 +134,19 @@ def _execute(chapter: Chapter, copy: Path, profile: str, facts: dict) -> nbforma
         environment["CIFARLIB_CACHE"] = str(Path(cache).expanduser().resolve())
     began = time.monotonic()
     peak = 0
+    interrupted = False
     with progress.bar(num_cells, f"{chapter.number}  {name}", "cell") as bar:
+
+        def listen_for_interrupt(cell, cell_index) -> None:
+            # nbclient's own handler kills the kernel and then fails somewhere in its own code.
+            if os.name == "posix":
+                loop, task = asyncio.get_running_loop(), asyncio.current_task()
+                loop.add_signal_handler(signal.SIGINT, interrupt, task)
+
+        def interrupt(task: asyncio.Task) -> None:
+            nonlocal interrupted
+            interrupted = True
+            task.cancel()
 
         def count_cell(cell, cell_index, execute_reply) -> None:
             nonlocal peak
@@ -144,13 +158,17 @@ def _execute(chapter: Chapter, copy: Path, profile: str, facts: dict) -> nbforma
             timeout=None,
             kernel_name="python3",
             resources={"metadata": {"path": str(chapter.path.parent)}},
+            on_cell_start=listen_for_interrupt,
             on_cell_executed=count_cell,
-            # ipykernel 7 warns at every start that a kernel on this machine is not encrypted.
-            extra_arguments=["--IPKernelApp.log_level=40"],
+            # ipykernel 7 warns at every start that a kernel on this machine is not encrypted,
+            # and logs a traceback when it is stopped in the middle of a cell.
+            extra_arguments=["--IPKernelApp.log_level=50"],
         )
         try:
             client.execute(env=environment)
-        except (CellExecutionError, DeadKernelError) as error:
+        except (CellExecutionError, DeadKernelError, asyncio.CancelledError) as error:
+            if interrupted:
+                raise KeyboardInterrupt from error
             nbformat.write(notebook, copy)
             raise ChapterError(_tell_failure(chapter, name, notebook, error)) from error
     seconds = time.monotonic() - began

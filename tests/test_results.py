@@ -1,0 +1,99 @@
+"""Recorded results and the pages that quote them."""
+
+import json
+
+import pytest
+
+from cifarlib import results, settings
+from cifarlib.errors import InputError
+
+
+@pytest.fixture(autouse=True)
+def checkout(tmp_path, monkeypatch):
+    monkeypatch.setattr(settings, "checkout_folder", lambda: tmp_path)
+    return tmp_path
+
+
+def record(name="a-result", values=(0.5, 0.7), **changes):
+    fields = {"chapter": "03", "metric": "test accuracy", "command": "cifarlib run 03", **changes}
+    return results.write(name, values=values, **fields)
+
+
+def test_a_result_is_read_as_it_was_written():
+    written = record(seeds=(1, 2), color="gray", seconds=3.5, details={"C": 0.1})
+    assert results.read("a-result") == written
+    assert results.read_all() == [written]
+
+
+def test_mean_and_deviation_are_those_of_the_sample():
+    written = record(values=(0.5, 0.7))
+    assert written.mean == pytest.approx(0.6)
+    assert written.sd == pytest.approx(0.141421, abs=1e-6)
+    assert record(values=(0.5,)).sd is None
+
+
+def test_a_result_names_hardware_versions_command_and_data():
+    written = record()
+    assert "cores" in written.hardware
+    assert {"python", "numpy"} <= set(written.versions)
+    assert written.command == "cifarlib run 03"
+    assert written.data_kind == "none"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"values": ()},
+        {"values": (float("nan"),)},
+        {"values": (1.0, 2.0), "seeds": (1,)},
+        {"name": "No Such/Name"},
+    ],
+)
+def test_a_result_that_says_nothing_is_refused(changes, checkout):
+    with pytest.raises(ValueError, match="expected"):
+        record(**changes)
+    assert not list(checkout.glob("results/*.json"))
+
+
+def test_a_missing_result_is_none():
+    assert results.read("nothing") is None
+
+
+@pytest.mark.parametrize("content", ["{", "[]", json.dumps({"name": "x"})])
+def test_a_damaged_result_is_named(content, checkout):
+    record()
+    (checkout / "results" / "a-result.json").write_text(content)
+    with pytest.raises(InputError, match=r"a-result\.json: expected a recorded result"):
+        results.read_all()
+
+
+def test_a_marked_place_is_filled_and_filled_again():
+    place = "before <!-- results: time 03 -->old<!-- end --> after"
+    assert "not measured" in results.stamp(place)
+    record("chapter-03-quick", values=(12.3,))
+    once = results.stamp(place)
+    assert once.startswith("before <!-- results: time 03 -->")
+    assert "quick profile 12 s, full profile not measured" in once
+    assert once.endswith("<!-- end --> after")
+    assert results.stamp(once) == once
+
+
+def test_benchmarks_are_tabled_with_their_command_and_spread():
+    record("benchmark-x", values=(9.0, 11.0, 10.0), metric="faster than y", command="python b.py")
+    table = results.stamp("<!-- results: benchmarks --><!-- end -->")
+    assert "| faster than y | 10.0 (9.0 to 11.0) | 3 | `python b.py` |" in table
+
+
+def test_an_unknown_place_is_an_error():
+    with pytest.raises(KeyError):
+        results.stamp("<!-- results: nonsense --><!-- end -->")
+
+
+def test_text_without_places_is_left_alone():
+    assert results.stamp("# A page <!-- comment -->\n") == "# A page <!-- comment -->\n"
+
+
+def test_an_installed_package_has_no_results(monkeypatch):
+    monkeypatch.setattr(settings, "checkout_folder", lambda: None)
+    with pytest.raises(InputError, match="a checkout"):
+        results.read("x")
