@@ -32,7 +32,7 @@ benchmarks: environment
 	$(BIN)/python benchmarks/data.py --record
 
 environment:
-	@$(LOCK) $(MAKE) --no-print-directory $(VENV)/.complete
+	@$(LOCK) $(MAKE) -s --no-print-directory $(VENV)/.complete
 
 # The mark is made last: an installation that was killed is done again.
 $(VENV)/.complete: requirements.txt pyproject.toml

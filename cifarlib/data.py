@@ -124,9 +124,7 @@ def load_cifar10(source: str | Path | None = None) -> tuple[Split, Split]:
     Warns:
         SyntheticDataWarning: if the drawn images stand in for CIFAR-10.
     """
-    train, test, description = _open(source)
-    if description.kind == "synthetic":
-        warnings.warn(_synthetic_notice(description), SyntheticDataWarning, stacklevel=2)
+    train, test, _ = _open(source)
     return train, RecordedSplit(*test)
 
 
@@ -176,6 +174,8 @@ def _open(
 ) -> tuple[Split, Split, Description]:
     global _current
     train, test, _current = _choose(source, force, retry_download)
+    if _current.kind == "synthetic":
+        warnings.warn(_synthetic_notice(_current), SyntheticDataWarning, stacklevel=3)
     return train, test, _current
 
 
