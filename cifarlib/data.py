@@ -406,7 +406,8 @@ def _synthetic_notice(description: Description) -> str:
     lines = [
         "THESE ARE NOT PHOTOGRAPHS",
         f"{description.num_train:,} + {description.num_test:,} pictures drawn by code stand in "
-        "for CIFAR-10. No figure measured on them says anything about CIFAR-10.",
+        "for CIFAR-10. No figure measured on them says anything about CIFAR-10, and the text of "
+        "the chapters speaks of the photographs.",
     ]
     if settings.source() != "synthetic" and _failure_note().exists():
         lines += ["Why: " + _failure_note().read_text(encoding="utf-8").strip()]

@@ -80,8 +80,8 @@ def subplots(
             va="center",
             rotation=25,
             fontsize=min(6 * size[0], 12 * size[1]) * 0.7,
-            color="black",
-            alpha=0.18,
+            color=PALETTE[3],
+            alpha=0.45,
             weight="bold",
             zorder=100,
         )

@@ -65,7 +65,7 @@ def run(
     selected = chapters.find(numbers)
     profile = profile or settings.profile()
     output = Path(output or "build").resolve()
-    description = data.fetch()
+    description = data.describe()
     _say(f"{description}; profile {profile}")
     if record and description.kind == "synthetic":
         raise InputError(
