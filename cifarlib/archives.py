@@ -11,6 +11,7 @@ Each may be a folder or an archive (`containers`). Not for choosing among source
 keeping the result: `data` and `cache` do.
 """
 
+import contextlib
 import gzip
 import hashlib
 import io
@@ -18,7 +19,6 @@ import os
 import pickle
 import re
 import tarfile
-import warnings
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -81,15 +81,16 @@ def read(path: Path | str) -> Archive:
     path = Path(path)
     members = containers.read_members(path, _is_wanted)
     names = {PurePosixPath(name).name: name for name in members}
-    if f"{BATCHES[-1]}.bin" in names:
-        layout, reader, suffix = "official binary", _parse_binary_batch, ".bin"
-    elif BATCHES[-1] in names:
-        layout, reader, suffix = "official python", _parse_python_batch, ""
-    elif any(_class_folder(name) for name in members):
+    suffixes = {PurePosixPath(name).suffix.lower() for name in members if _class_folder(name)}
+    if any(f"{batch}.bin" in names for batch in BATCHES):
+        layout, copy = "official binary", "copy"
+        train, test = _read_batches(path, members, names, _parse_binary_batch, ".bin")
+    elif any(batch in names for batch in BATCHES):
+        layout, copy = "official python", "copy"
+        train, test = _read_batches(path, members, names, _parse_python_batch, "")
+    elif suffixes:
+        layout, copy = "class folders", "PNG copy" if suffixes == {".png"} else "JPEG copy"
         train, test = _read_class_folders(path, members)
-        formats = {name.rpartition(".")[2].lower() for name in members if _class_folder(name)}
-        kind = "PNG copy" if formats == {"png"} else "JPEG copy"
-        return Archive(train, test, "class folders", kind, _sha256(path))
     else:
         raise InputError(
             path,
@@ -97,27 +98,12 @@ def read(path: Path | str) -> Archive:
             f"none of these among {len(members):,} files",
             "Name the archive or the folder that holds train/ and test/.",
         )
-
-    batches = {}
-    for batch in BATCHES:
-        if f"{batch}{suffix}" not in names:
-            raise InputError(path, f"six batches in {layout} layout", f"no {batch}", GET_ANOTHER)
-        name = names[f"{batch}{suffix}"]
-        batches[batch] = reader(f"{path}:{name}", members.pop(name))
-    shapes = {batches[batch].images.shape for batch in TRAIN_BATCHES}
-    if len({shape[-1] for shape in [*shapes, batches["test_batch"].images.shape]}) > 1:
-        raise InputError(path, "batches of one kind", "colour and grayscale mixed", GET_ANOTHER)
-    if len(shapes) > 1:
-        sizes = ", ".join(f"{len(batches[batch].labels):,}" for batch in TRAIN_BATCHES)
-        raise InputError(path, "training batches of equal size", f"{sizes} images", GET_ANOTHER)
-
-    train = Split(*map(np.concatenate, zip(*(batches[b] for b in TRAIN_BATCHES), strict=True)))
     sha256 = _sha256(path)
     if SYNTHETIC_MARK in names:
         kind = "synthetic"
     else:
-        kind = "official" if sha256 in OFFICIAL_SHA256.values() else "copy"
-    return Archive(train, batches["test_batch"], layout, kind, sha256)
+        kind = "official" if sha256 in OFFICIAL_SHA256.values() else copy
+    return Archive(train, test, layout, kind, sha256)
 
 
 def write_binary(
@@ -142,9 +128,14 @@ def write_binary(
         InputError: if the images do not have such a shape, or the file cannot be written.
     """
     path = Path(path)
+    for images, labels in (train, test):
+        _check_writable(images, labels)
     if len(train.labels) % len(TRAIN_BATCHES):
         advice = "Leave some images out."
         raise InputError("train", "a multiple of 5 images", f"{len(train.labels)}", advice)
+    if train.images.shape[1:] != test.images.shape[1:]:
+        found = f"{train.images.shape} and {test.images.shape}"
+        raise InputError("train and test", "images of one kind", found, "Convert one of them.")
     contents = {"readme.txt": note.encode()} if note else {}
     if synthetic:
         contents[SYNTHETIC_MARK] = b"Drawn by cifarlib.synthetic: not CIFAR-10.\n"
@@ -174,7 +165,8 @@ def write_binary(
         advice = "Free space there, or write somewhere else."
         raise InputError(path, "a writable place", str(error), advice) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
     return path
 
 
@@ -191,58 +183,82 @@ def _sha256(path: Path) -> str | None:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _read_batches(
+    path: Path, members: dict[str, bytes], names: dict[str, str], parse: Callable, suffix: str
+) -> tuple[Split, Split]:
+    batches = {}
+    for batch in BATCHES:
+        if f"{batch}{suffix}" not in names:
+            raise InputError(path, "six batches in an official layout", f"no {batch}", GET_ANOTHER)
+        name = names[f"{batch}{suffix}"]
+        batches[batch] = parse(f"{path}:{name}", members.pop(name))
+    if len({batch.images.shape[-1] for batch in batches.values()}) > 1:
+        raise InputError(path, "batches of one kind", "colour and grayscale mixed", GET_ANOTHER)
+    test = batches.pop("test_batch")
+    sizes = [len(batch.labels) for batch in batches.values()]
+    if len(set(sizes)) > 1:
+        found = f"{', '.join(f'{size:,}' for size in sizes)} images"
+        raise InputError(path, "training batches of equal size", found, GET_ANOTHER)
+    return Split(*map(np.concatenate, zip(*batches.values(), strict=True))), test
+
+
 def _to_split(where: str, planes: np.ndarray, labels: np.ndarray) -> Split:
     """Turn rows of channel planes (all red, all green, all blue) into images."""
-    if not len(labels) or labels.min() < 0 or labels.max() >= len(CLASS_NAMES):
-        found = f"{labels.min()} to {labels.max()}" if len(labels) else "no record"
-        raise InputError(where, "labels from 0 to 9", found, GET_ANOTHER)
+    _check_labels(where, labels)
     images = planes.reshape(len(labels), -1, 32, 32).transpose(0, 2, 3, 1)
     return Split(np.ascontiguousarray(images), labels.astype(np.uint8))
 
 
-def _to_records(images: np.ndarray, labels: np.ndarray) -> bytes:
-    if images.dtype != np.uint8 or images.shape[1:3] != (32, 32) or images.shape[3:] not in _DEPTHS:
-        found = f"{images.dtype} {images.shape}"
+def _check_labels(where: str, labels: np.ndarray) -> None:
+    if not len(labels) or labels.min() < 0 or labels.max() >= len(CLASS_NAMES):
+        found = f"{labels.min()} to {labels.max()}" if len(labels) else "no record"
+        raise InputError(where, "labels from 0 to 9", found, GET_ANOTHER)
+
+
+def _check_writable(images: np.ndarray, labels: np.ndarray) -> None:
+    is_image = images.dtype == np.uint8 and images.shape[1:] in ((32, 32, 1), (32, 32, 3))
+    if not is_image or len(labels) != len(images):
+        found = f"{images.dtype} {images.shape} and {labels.shape}"
         advice = "Write the images as loaded or as images.to_grayscale makes them."
-        raise InputError("images", "uint8 (n, 32, 32, 1 or 3)", found, advice)
+        raise InputError("images, labels", "uint8 (n, 32, 32, 1 or 3) and (n,)", found, advice)
+    _check_labels("labels", labels)
+
+
+def _to_records(images: np.ndarray, labels: np.ndarray) -> bytes:
     planes = images.transpose(0, 3, 1, 2).reshape(len(labels), -1)
     return np.hstack([labels.astype(np.uint8)[:, None], planes]).tobytes()
 
 
-_DEPTHS = ((1,), (3,))
-
-
 def _parse_binary_batch(where: str, content: bytes) -> Split:
-    for (num_channels,) in reversed(_DEPTHS):
-        record = 1 + num_channels * NUM_PIXELS
-        if len(content) % record == 0:
-            records = np.frombuffer(content, np.uint8).reshape(-1, record)
-            # A multiple of both record sizes is told by its labels.
-            if num_channels == 1 or not len(records) or records[:, 0].max() < len(CLASS_NAMES):
-                return _to_split(where, records[:, 1:], records[:, 0])
-    found = f"{len(content):,} bytes"
-    raise InputError(where, "records of 3,073 bytes (grayscale: 1,025)", found, GET_ANOTHER)
+    fitting = [
+        np.frombuffer(content, np.uint8).reshape(-1, 1 + num_channels * NUM_PIXELS)
+        for num_channels in (3, 1)
+        if len(content) % (1 + num_channels * NUM_PIXELS) == 0
+    ]
+    if not fitting:
+        found = f"{len(content):,} bytes"
+        raise InputError(where, "records of 3,073 bytes (grayscale: 1,025)", found, GET_ANOTHER)
+    # A multiple of both record sizes is told by its labels.
+    plausible = [r for r in fitting if len(r) and r[:, 0].max() < len(CLASS_NAMES)]
+    records = (plausible or fitting)[0]
+    return _to_split(where, records[:, 1:], records[:, 0])
 
 
 def _parse_python_batch(where: str, content: bytes) -> Split:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # NumPy 2.4 deprecates what old pickles contain
-            batch = _ArrayUnpickler(io.BytesIO(content), encoding="bytes").load()
+        batch = _ArrayUnpickler(io.BytesIO(content), encoding="bytes").load()
+        # Keys are bytes in the official files, which Python 2 wrote.
+        batch = {str(k, "ascii") if isinstance(k, bytes) else k: v for k, v in batch.items()}
+        planes, labels = (
+            value.array if isinstance(value, _PickledArray) else np.asarray(value)
+            for value in (batch["data"], batch["labels"])
+        )
     except Exception as error:  # a damaged pickle can raise anything
         found = f"{error or type(error).__name__}"
         raise InputError(where, "a pickle of plain arrays", found, GET_ANOTHER) from error
-    batch = batch if isinstance(batch, dict) else {}
-    batch = {key.decode() if isinstance(key, bytes) else key: batch[key] for key in batch}
-    planes, labels = batch.get("data"), np.asarray(batch.get("labels", ()))
-    is_rows = isinstance(planes, np.ndarray) and planes.dtype == np.uint8 and planes.ndim == 2
-    if not (
-        is_rows
-        and planes.shape == (len(labels), 3 * NUM_PIXELS)
-        and labels.dtype.kind in "iu"
-        and labels.ndim == 1
-    ):
-        found = f"{getattr(planes, 'shape', type(planes).__name__)} and {labels.shape}"
+    is_batch = planes.dtype == np.uint8 and labels.dtype.kind in "iu" and labels.ndim == 1
+    if not is_batch or planes.shape != (len(labels), 3 * NUM_PIXELS):
+        found = f"{planes.dtype} {planes.shape} and {labels.dtype} {labels.shape}"
         raise InputError(where, "uint8 data (n, 3072) and labels (n,)", found, GET_ANOTHER)
     return _to_split(where, planes, labels)
 
@@ -250,16 +266,17 @@ def _parse_python_batch(where: str, content: bytes) -> Split:
 class _ArrayUnpickler(pickle.Unpickler):
     """Rebuilds NumPy arrays, lists, dictionaries, strings and numbers; refuses all else.
 
-    A pickle is a program that may call anything it can name. This one can name four things.
+    A pickle is a program that may call anything it can name. This one can name five things,
+    and all of them are ours: not even NumPy's own unpickling sees what the file says.
     """
 
     def find_class(self, module: str, name: str) -> Callable:
         module = module.replace("numpy._core", "numpy.core")
         allowed = {
-            ("numpy.core.multiarray", "_reconstruct"): _empty_array,
-            ("numpy.core.numeric", "_frombuffer"): _array_of_bytes,
-            ("numpy", "ndarray"): np.ndarray,
-            ("numpy", "dtype"): _plain_dtype,
+            ("numpy.core.multiarray", "_reconstruct"): _PickledArray,
+            ("numpy.core.numeric", "_frombuffer"): _PickledArray.from_buffer,
+            ("numpy", "ndarray"): _plain_array,
+            ("numpy", "dtype"): _PickledType,
             ("_codecs", "encode"): _latin1_bytes,
         }
         if (module, name) not in allowed:
@@ -267,23 +284,54 @@ class _ArrayUnpickler(pickle.Unpickler):
         return allowed[module, name]
 
 
-def _empty_array(kind: type, shape: tuple, code: bytes) -> np.ndarray:
-    """Stand in for NumPy's `_reconstruct`, whose arrays get their content afterwards."""
-    if kind is not np.ndarray or shape != (0,):
-        raise pickle.UnpicklingError("an array that is not plain, refused")
-    return np.ndarray((0,), np.int8)
+def _plain_array(*arguments) -> None:
+    """Stand for the class of a plain array, which `_reconstruct` is told."""
+    raise pickle.UnpicklingError("a call of numpy.ndarray, refused")
 
 
-def _array_of_bytes(content: bytes, dtype: np.dtype, shape: tuple, order: str) -> np.ndarray:
-    """Stand in for NumPy's `_frombuffer`, which pickle protocol 5 uses."""
-    return np.frombuffer(content, dtype).reshape(shape, order=order)
+class _PickledType:
+    """Stand in for a dtype: plain numbers only, in either byte order."""
+
+    def __init__(self, name: str | bytes, *flags: bool):
+        name = str(name, "latin1") if isinstance(name, bytes) else name
+        if not re.fullmatch(r"[|<>=]?[biuf][1248]", name):
+            raise pickle.UnpicklingError(f"an array of {name!r}, refused")
+        self.dtype = np.dtype(name)
+
+    def __setstate__(self, state: tuple) -> None:
+        _, order, *rest = state
+        order = str(order, "latin1") if isinstance(order, bytes) else order
+        # What follows describes fields, items and objects, which plain numbers do not have.
+        if order not in ("|", "<", ">", "=") or rest not in _PLAIN_STATES:
+            raise pickle.UnpicklingError("an array of other than plain numbers, refused")
+        self.dtype = self.dtype.newbyteorder(order)
 
 
-def _plain_dtype(name: str | bytes, *flags: bool) -> np.dtype:
-    name = name.decode() if isinstance(name, bytes) else name
-    if not re.fullmatch(r"[|<>=]?[biuf][1248]", name):
-        raise pickle.UnpicklingError(f"an array of {name!r}, refused")
-    return np.dtype(name)
+_PLAIN_STATES = ([None, None, None, -1, -1, 0],)
+
+
+class _PickledArray:
+    """Stand in for an array, which gets its content after it was made."""
+
+    def __init__(self, kind: Callable, shape: tuple, code: bytes):
+        if kind is not _plain_array or shape != (0,):
+            raise pickle.UnpicklingError("an array that is not plain, refused")
+
+    def __setstate__(self, state: tuple) -> None:
+        _, shape, pickled_type, is_fortran, content = state
+        self._fill(content, pickled_type, shape, "F" if is_fortran else "C")
+
+    @classmethod
+    def from_buffer(cls, content, pickled_type, shape, order):
+        """Stand in for NumPy's `_frombuffer`, which pickle protocol 5 uses."""
+        array = cls(_plain_array, (0,), b"b")
+        array._fill(content, pickled_type, shape, order)
+        return array
+
+    def _fill(self, content, pickled_type, shape, order) -> None:
+        if not isinstance(pickled_type, _PickledType):
+            raise pickle.UnpicklingError("an array of an unknown type, refused")
+        self.array = np.frombuffer(content, pickled_type.dtype).reshape(shape, order=order)
 
 
 def _latin1_bytes(text: str, encoding: str) -> bytes:
@@ -328,16 +376,16 @@ def _read_class_folders(path: Path, members: dict[str, bytes]) -> tuple[Split, S
 
 def _decode_split(path: Path, names: dict, members: dict[str, bytes], bar: progress.tqdm) -> Split:
     in_turn = sorted(
-        # The length first, so that 2.png comes before 10.png.
-        (len(PurePosixPath(name).name), PurePosixPath(name).name, label, name)
+        (turn, label, name)
         for label, class_name in enumerate(CLASS_NAMES)
-        for name in names[class_name]
+        # The length first, so that 2.png comes before 10.png.
+        for turn, name in enumerate(sorted(names[class_name], key=lambda name: (len(name), name)))
     )
     images = np.empty((len(in_turn), 32, 32, 3), np.uint8)
-    for index, (*_, name) in enumerate(in_turn):
+    for index, (_, _, name) in enumerate(in_turn):
         images[index] = _decode_image(f"{path}:{name}", members.pop(name))
         bar.update()
-    return Split(images, np.array([label for _, _, label, _ in in_turn], np.uint8))
+    return Split(images, np.array([label for _, label, _ in in_turn], np.uint8))
 
 
 def _decode_image(where: str, content: bytes) -> np.ndarray:

@@ -93,12 +93,13 @@ def store(folder: Path, train: Split, test: Split, about: dict[str, Any]) -> Non
         temporary.replace(folder)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        # NumPy reports a short write without a number.
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None):
             raise
         raise InputError(
             folder.parent,
             f"{num_bytes:,} free bytes for the decoded images",
-            f"{shutil.disk_usage(folder.parent).free:,} ({error.strerror})",
+            f"{shutil.disk_usage(folder.parent).free:,} ({error.strerror or error})",
             "Free some space, or set CIFARLIB_CACHE to a folder on another disk.",
         ) from error
 
@@ -106,11 +107,14 @@ def store(folder: Path, train: Split, test: Split, about: dict[str, Any]) -> Non
 def about(folder: Path) -> dict[str, Any] | None:
     """Return what is remembered about a cached data set, None if there is none."""
     try:
-        return json.loads((folder / "about.json").read_text(encoding="utf-8"))
+        remembered = json.loads((folder / "about.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
         raise DamagedError(f"about.json cannot be read ({error})") from error
+    if not isinstance(remembered, dict) or "fingerprint" not in remembered:
+        raise DamagedError("about.json holds no fingerprint")
+    return remembered
 
 
 def load(folder: Path) -> tuple[Split, Split, dict[str, Any]]:
@@ -130,11 +134,11 @@ def load(folder: Path) -> tuple[Split, Split, dict[str, Any]]:
     remembered = about(folder)
     if remembered is None:
         raise FileNotFoundError(folder)
-    state = _file_state(folder)
+    state = {"fingerprint": remembered["fingerprint"], **_file_state(folder)}
     arrays = [_open_array(folder / f"{name}.npy") for name in ARRAYS]
     train, test = Split(*arrays[:2]), Split(*arrays[2:])
     if not _was_verified(folder, state):
-        if fingerprint(train, test) != remembered.get("fingerprint"):
+        if fingerprint(train, test) != remembered["fingerprint"]:
             raise DamagedError("its arrays have changed since they were written")
         _remember_verified(folder, state)
     return train, test, remembered
@@ -177,7 +181,7 @@ def load_or_build(
 def _open_array(path: Path) -> np.ndarray:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False).view(np.ndarray)
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # NumPy's header parser lets through what Python's raises
         raise DamagedError(f"{path.name} cannot be read ({error})") from error
     # Labels are small: as int64 in memory they survive arithmetic that overflows a byte.
     return array if array.ndim > 1 else array.astype(np.int64)
@@ -194,16 +198,16 @@ def _file_state(folder: Path) -> dict[str, list[int]]:
     }
 
 
-def _was_verified(folder: Path, state: dict[str, list[int]]) -> bool:
+def _was_verified(folder: Path, state: dict[str, Any]) -> bool:
     try:
         verified = json.loads((folder / "verified.json").read_text(encoding="utf-8"))
-        at_rest = max(max(mtime, ctime) for _, mtime, ctime, _ in state.values()) + _REST_NS
-        return verified["state"] == state and verified["at_ns"] > at_rest
+        last_change = max(max(state[name][1:3]) for name in ARRAYS)  # mtime, ctime
+        return verified["state"] == state and verified["at_ns"] > last_change + _REST_NS
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
 
-def _remember_verified(folder: Path, state: dict[str, list[int]]) -> None:
+def _remember_verified(folder: Path, state: dict[str, Any]) -> None:
     # A read-only cache is served too, and hashed each time.
     with contextlib.suppress(OSError):
         _write_json(folder / "verified.json", {"at_ns": time.time_ns(), "state": state})

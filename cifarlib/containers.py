@@ -6,8 +6,11 @@ the user meant. Not for knowing what the files mean: `archives` does.
 """
 
 import bz2
+import contextlib
 import gzip
 import lzma
+import os
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -84,24 +87,50 @@ def read_members(path: Path, is_wanted: Callable[[str], bool]) -> dict[str, byte
 
 def _folder_members(path: Path, is_wanted: Callable) -> Iterator[tuple[str, bytes]]:
     limits = _Limits(path)
-    for file in sorted(path.rglob("*")):
-        name = file.relative_to(path).as_posix()
-        if _is_hidden(name) or not is_wanted(name) or not file.is_file():
-            continue
-        limits.admit(name, file.stat().st_size)
-        yield name, file.read_bytes()
+    for name, stat in files_in(path):
+        if not _is_hidden(name) and is_wanted(name):
+            limits.admit(name, stat.st_size)
+            yield name, (path / name).read_bytes()
+
+
+def files_in(folder: Path) -> list[tuple[str, os.stat_result]]:
+    """Return the files below a folder, sorted by name (POSIX form, relative).
+
+    Linked files are followed, linked folders and links to nothing are passed over.
+    """
+    found = []
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            path = Path(parent, name)
+            with contextlib.suppress(FileNotFoundError):
+                found.append((path.relative_to(folder).as_posix(), path.stat()))
+    return sorted(found)
 
 
 def _zip_members(path: Path, file: BinaryIO, is_wanted: Callable) -> Iterator[tuple[str, bytes]]:
     limits = _Limits(path)
     with zipfile.ZipFile(file) as archive:
+        _check_number_of_members(file, len(archive.infolist()))
         for info in archive.infolist():
             unix_type = info.external_attr >> 28
             if unix_type not in (0, 0o4, 0o10):  # neither unset, nor a folder, nor a file
                 _refuse(path, info.filename, "a link or device")
             limits.admit(info.filename, info.file_size)
+            # Read even if it is not wanted: only reading compares the directory with the file,
+            # and a flipped bit in a name must not make a member disappear.
+            content = archive.read(info)
             if not info.is_dir() and not _is_hidden(info.filename) and is_wanted(info.filename):
-                yield info.filename, archive.read(info)
+                yield info.filename, content
+
+
+def _check_number_of_members(file: BinaryIO, num_found: int) -> None:
+    """Compare with the number in the end record: zipfile believes the directory's size alone."""
+    file.seek(0, os.SEEK_END)
+    file.seek(max(0, file.tell() - 2**16 - 22))
+    end = file.read()
+    (num_told,) = struct.unpack_from("<H", end, end.rindex(b"PK\5\6") + 10)
+    if num_told not in (num_found, 0xFFFF):  # the latter: more, in the 64-bit record
+        raise zipfile.BadZipFile(f"{num_told} members are told, {num_found} found")
 
 
 def _tar_members(path: Path, stream: BinaryIO, is_wanted: Callable) -> Iterator[tuple[str, bytes]]:
@@ -114,11 +143,14 @@ def _tar_members(path: Path, stream: BinaryIO, is_wanted: Callable) -> Iterator[
             limits.admit(info.name, info.size)
             if info.isfile() and not _is_hidden(info.name) and is_wanted(info.name):
                 yield info.name, archive.extractfile(info).read()
-    # The checksum of a compressed stream stands at its very end: read up to it.
+    # The checksum of a compressed stream stands at its very end, so read up to it; and after
+    # the end mark of a tar there are only zeros, or it was no end mark.
     padding = 0
     while block := stream.read(2**20):
         padding += len(block)
         limits.admit("the padding after the last member", padding)
+        if block.strip(b"\0"):
+            raise tarfile.ReadError("something follows the end mark")
 
 
 class _StrictTarInfo(tarfile.TarInfo):
@@ -127,6 +159,16 @@ class _StrictTarInfo(tarfile.TarInfo):
     `tarfile` takes a broken header or a missing end for the end of the archive, which would
     turn a truncated data set into a smaller one.
     """
+
+    @classmethod
+    def frombuf(cls, buf, encoding, errors):
+        header = super().frombuf(buf, encoding, errors)
+        # The content of these is a long name, which tarfile reads whole before it tells anyone.
+        if header.type in (*tarfile.GNU_TYPES, tarfile.XHDTYPE, tarfile.XGLTYPE) and (
+            header.size > MAX_MEMBER_BYTES
+        ):
+            raise tarfile.ReadError(f"a name of {header.size:,} bytes")
+        return header
 
     @classmethod
     def fromtarfile(cls, archive):

@@ -8,9 +8,11 @@ download; and at last ten classes of drawn pictures, with a notice. Reading, cac
 downloading and drawing have modules of their own; this one chooses.
 """
 
+import contextlib
 import hashlib
 import os
 import re
+import sys
 import textwrap
 import time
 import urllib.parse
@@ -21,7 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cifarlib import archives, cache, settings
+from cifarlib import archives, cache, containers, settings
 from cifarlib.archives import read as read_archive
 from cifarlib.archives import write_binary as write_archive
 from cifarlib.errors import InputError
@@ -158,6 +160,10 @@ def current() -> Description | None:
     return _current
 
 
+class _UnreadableError(InputError):
+    """The archive of a source is at fault, not this machine."""
+
+
 class _Source(NamedTuple):
     """One place to read from.
 
@@ -173,27 +179,25 @@ def _open(
     source: str | Path | None, *, force: bool = False, retry_download: bool = False
 ) -> tuple[Split, Split, Description]:
     global _current
-    train, test, _current = _choose(source, force, retry_download)
+    named = str(source) if source is not None else settings.source()
+    if named:
+        train, test, _current = _open_source(_named_source(named), force)
+    else:
+        train, test, _current = _search(force, retry_download)
     if _current.kind == "synthetic":
-        warnings.warn(_synthetic_notice(_current), SyntheticDataWarning, stacklevel=3)
+        _warn(_synthetic_notice(_current, is_stand_in=not named), SyntheticDataWarning)
     return train, test, _current
 
 
-def _choose(
-    source: str | Path | None, force: bool, retry_download: bool
-) -> tuple[Split, Split, Description]:
-    named = str(source) if source is not None else settings.source()
-    if named:
-        return _open_source(_named_source(named), force)
+def _search(force: bool, retry_download: bool) -> tuple[Split, Split, Description]:
+    """Open the first source that can be had."""
     if not force and (cached := _best_cache()):
         return cached
     for path in _local_archives():
         try:
             return _open_source(_file_source(path), force)
-        except InputError as error:  # such as half a download that Keras left behind
-            warnings.warn(
-                f"{error} Passed over; trying the next source.", UserWarning, stacklevel=4
-            )
+        except _UnreadableError as error:  # such as half a download that Keras left behind
+            _warn(f"{error} Passed over; trying the next source.")
     if retry_download or not _failed_lately():
         from cifarlib import download  # imported late: most calls find a cache
 
@@ -210,7 +214,11 @@ def _open_source(source: _Source, force: bool) -> tuple[Split, Split, Descriptio
     folder = settings.cache_folder() / "decoded" / f"{stem}-{digest}"
 
     def build() -> None:
-        archive = archives.read(source.get_archive(force))
+        path = source.get_archive(force)
+        try:
+            archive = archives.read(path)
+        except InputError as error:
+            raise _UnreadableError(*error.args) from error
         num_channels = archive.train.images.shape[-1]
         if num_channels != 3:
             raise InputError(
@@ -234,7 +242,7 @@ def _open_source(source: _Source, force: bool) -> tuple[Split, Split, Descriptio
 
     train, test, about, damage = cache.load_or_build(folder, is_current, build)
     if damage:
-        warnings.warn(f"{folder}: {damage}; it was read anew.", UserWarning, stacklevel=4)
+        _warn(f"{folder}: {damage}; it was read anew.")
     return train, test, _describe(folder, about, train, test)
 
 
@@ -265,14 +273,17 @@ def _best_cache() -> tuple[Split, Split, Description] | None:
             about = cache.about(path.parent)
         except cache.DamagedError:
             continue
-        if about and about.get("kind") != "synthetic":
-            found.append((about.get("kind") == "official", path.stat().st_mtime, path.parent))
-    for *_, folder in sorted(found, reverse=True):
+        if about and about["kind"] != "synthetic":
+            found.append((about["kind"] == "official", path.stat().st_mtime, path.parent, about))
+    for _, _, folder, about in sorted(found, key=lambda entry: entry[:2], reverse=True):
         try:
             train, test, about = cache.load(folder)
-        except (cache.DamagedError, FileNotFoundError):
-            continue  # its source, if still there, is found again below
-        return train, test, _describe(folder, about, train, test)
+            return train, test, _describe(folder, about, train, test)
+        except FileNotFoundError:
+            continue  # deleted a moment ago
+        except cache.DamagedError:
+            with contextlib.suppress(InputError):  # its source is gone: look for another
+                return _open_source(_named_source(about["origin"]), force=False)
     return None
 
 
@@ -288,37 +299,27 @@ def _file_source(path: Path) -> _Source:
     path = path.resolve()
     try:
         return _Source(str(path), _file_state(path), lambda anew: path)
-    except FileNotFoundError as error:
-        raise InputError(
-            path,
-            "an archive or a folder (or an http address, or the word synthetic)",
-            "nothing there",
-            "Correct CIFARLIB_SOURCE or --source, or leave both out: CIFAR-10 is then looked for "
-            "and downloaded.",
-        ) from error
     except PermissionError as error:
         raise InputError(
             error.filename or path, "a readable source", "no permission", "Change its permissions."
         ) from error
+    except OSError as error:
+        raise InputError(
+            path,
+            "an archive or a folder (or an http address, or the word synthetic)",
+            f"nothing there ({error.strerror})",
+            "Correct CIFARLIB_SOURCE or --source, or leave both out: CIFAR-10 is then looked for "
+            "and downloaded.",
+        ) from error
 
 
-def _file_state(path: Path) -> list[int]:
-    """Return what changes when an archive, or a file in a folder, is changed."""
-    stats = [entry.stat() for entry in _walk(path)] if path.is_dir() else [path.stat()]
-    return [
-        len(stats),
-        sum(stat.st_size for stat in stats),
-        max((stat.st_mtime_ns for stat in stats), default=0),
-    ]
-
-
-def _walk(folder: Path) -> Iterator[os.DirEntry]:
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_dir():
-                yield from _walk(Path(entry.path))
-            else:
-                yield entry
+def _file_state(path: Path) -> str:
+    """Return what changes when an archive, or any file of a folder, is changed or renamed."""
+    files = containers.files_in(path) if path.is_dir() else [(path.name, path.stat())]
+    digest = hashlib.sha256()
+    for name, stat in files:
+        digest.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
 
 
 def _synthetic_source() -> _Source:
@@ -352,9 +353,18 @@ def _downloader(mirrors: tuple, name: str, sha256: str | None) -> Callable[[bool
     def get_archive(anew: bool) -> Path:
         from cifarlib import download
 
-        if anew:
-            target.unlink(missing_ok=True)
-        return download.fetch([download.Mirror(*mirror) for mirror in mirrors], target, sha256)
+        places = [download.Mirror(*mirror) for mirror in mirrors]
+        if not anew or not target.exists():
+            return download.fetch(places, target, sha256)
+        previous = target.replace(target.with_name(f"{target.name}.previous"))
+        try:
+            download.fetch(places, target, sha256)
+        finally:
+            if target.exists():
+                previous.unlink()
+            else:
+                previous.replace(target)
+        return target
 
     return get_archive
 
@@ -375,12 +385,14 @@ def _local_archives() -> Iterator[Path]:
     names = (
         *archives.OFFICIAL_SHA256,
         "cifar-10-batches-py.tar.gz",  # Keras 2
-        "cifar-10-batches-py_archive",  # Keras 3
+        "cifar-10-batches-py_archive",  # Keras 3.0
+        "cifar-10-batches-py-target_archive",  # Keras since 3.8
         *(f"cifar-10-images{suffix}" for suffix in (".tar.xz", ".tar.gz", ".tar", ".zip", "")),
         "cifar-10-batches-bin",
         "cifar-10-batches-py",
+        "cifar-10-batches-py-target",
     )
-    for folder in folders:
+    for folder in dict.fromkeys(folder.resolve() for folder in folders):
         for name in names:
             path = folder / name
             if path.is_dir() or (path.is_file() and os.access(path, os.R_OK)):
@@ -402,16 +414,25 @@ def _remember_failure(reason: str) -> None:
     _failure_note().write_text(f"{reason}\n", encoding="utf-8")
 
 
-def _synthetic_notice(description: Description) -> str:
+def _synthetic_notice(description: Description, *, is_stand_in: bool) -> str:
     lines = [
         "THESE ARE NOT PHOTOGRAPHS",
         f"{description.num_train:,} + {description.num_test:,} pictures drawn by code stand in "
         "for CIFAR-10. No figure measured on them says anything about CIFAR-10, and the text of "
         "the chapters speaks of the photographs.",
     ]
-    if settings.source() != "synthetic" and _failure_note().exists():
+    if is_stand_in:
         lines += ["Why: " + _failure_note().read_text(encoding="utf-8").strip()]
     lines += ["To get the photographs: cifarlib data fetch, or set CIFARLIB_SOURCE to an archive."]
     lines = [part for line in lines for part in textwrap.wrap(line, 88)]
     frame = "=" * 92
     return "\n".join(["", frame, *(f"| {line:<88} |" for line in lines), frame])
+
+
+def _warn(message: str, category: type[Warning] = UserWarning) -> None:
+    """Warn the code outside this package that asked for the data."""
+    package = f"{Path(__file__).parent}{os.sep}"
+    frame, depth = sys._getframe(1), 2
+    while frame.f_back and frame.f_code.co_filename.startswith(package):
+        frame, depth = frame.f_back, depth + 1
+    warnings.warn(message, category, stacklevel=depth)

@@ -7,8 +7,8 @@ bytes. The hash is trusted, not the host. Not for knowing what to download: `dat
 import errno
 import functools
 import http.client
+import re
 import shutil
-import socket
 import time
 import urllib.error
 import urllib.request
@@ -94,8 +94,10 @@ def fetch(
     part = path.with_name(f"{path.name}.part")
     path.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(path.with_name(f".{path.name}.lock")):
-        for leftover in path.parent.glob("tmp*"):  # pooch's, of a program that was killed
-            leftover.unlink()
+        for leftover in path.parent.iterdir():
+            # pooch's temporary file, left by a program that was killed
+            if re.fullmatch(r"tmp[a-z0-9_]{8}", leftover.name):
+                leftover.unlink()
         failures: dict[str, str] = {}
         remaining = list(mirrors)
         for attempt in range(patience.attempts):
@@ -119,6 +121,8 @@ def fetch(
                 except _MirrorError as error:
                     failures[mirror.url] = str(error)
                     num_unreachable += isinstance(error, _UnreachableError)
+                except InputError:
+                    raise
                 except ValueError:  # pooch: the hash is wrong, and the file is gone
                     failures[mirror.url] = "sent a file whose SHA-256 is wrong; it was discarded"
                     if not began_elsewhere:
@@ -139,20 +143,24 @@ def _download(mirror: Mirror, part: Path, patience: Patience, url: str, output: 
     try:
         _continue(mirror, part, patience)
     except urllib.error.HTTPError as error:
-        if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
+        if error.code != http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
+            kind = _MirrorError if error.code >= 500 or error.code in (408, 429) else _RefusedError
+            raise kind(f"answered {error.code}") from error
+        if error.headers.get("Content-Range") != f"bytes */{part.stat().st_size}":
             part.unlink(missing_ok=True)  # longer than the file: not a part of it
             raise _MirrorError("has a file shorter than what had arrived; starting anew") from error
-        may_recover = error.code >= 500 or error.code in (408, 429)
-        raise (_MirrorError if may_recover else _RefusedError)(f"answered {error.code}") from error
+        # It was whole already; the hash will tell.
     except urllib.error.URLError as error:
         raise _UnreachableError(f"could not be reached ({error.reason})") from error
     except TimeoutError as error:
         raise _MirrorError(f"was silent for {patience.timeout:g} s") from error
-    except (http.client.HTTPException, ConnectionError, socket.gaierror) as error:
+    except http.client.HTTPException as error:
         raise _MirrorError(f"broke off ({error or type(error).__name__})") from error
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if isinstance(error, PermissionError):
             raise
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise _MirrorError(f"broke off ({error or type(error).__name__})") from error
         free = shutil.disk_usage(part.parent).free
         raise InputError(
             part,
@@ -176,8 +184,13 @@ def _continue(mirror: Mirror, part: Path, patience: Patience) -> None:
         elif not response.headers.get("Content-Range", "").startswith(f"bytes {offset}-"):
             part.unlink(missing_ok=True)
             raise _MirrorError("sent another range than asked for; starting anew")
-        length = response.headers.get("Content-Length")
-        total = offset + int(length) if length else None
+        # "bytes 0-999/5000" tells the whole length; otherwise what is sent is all there is.
+        length = response.headers.get("Content-Range", "").rpartition("/")[2]
+        if length.isdigit():
+            total = int(length)
+        else:
+            length = response.headers.get("Content-Length", "")
+            total = offset + int(length) if length.isdigit() else None
         received = offset
         with (
             part.open("ab" if offset else "wb") as file,

@@ -4,6 +4,7 @@ Pure functions of NumPy arrays; the input is never changed. Not for augmentation
 belongs to training, nor for learned features.
 """
 
+import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -55,20 +56,25 @@ def to_grayscale(images: np.ndarray, formula: str = "luma 601") -> np.ndarray:
 
 
 def _luma_601(rgb: np.ndarray) -> np.ndarray:
-    """ITU-R BT.601, as Pillow's ``libImaging/Convert.c`` computes it in integers.
+    """ITU-R BT.601 (0.299, 0.587, 0.114), as Pillow's ``libImaging/Convert.c`` has it."""
+    return _weighted(rgb, 19595, 38470, 7471)
+
+
+def _luma_709(rgb: np.ndarray) -> np.ndarray:
+    """ITU-R BT.709 (0.2126, 0.7152, 0.0722), the weights of HDTV, on the stored values."""
+    return _weighted(rgb, 13933, 46871, 4732)
+
+
+def _weighted(rgb: np.ndarray, red: int, green: int, blue: int) -> np.ndarray:
+    """Weigh the channels in units of 1/65536, rounded to the nearest byte.
 
     The largest sum, 65536 · 255 + 32768, is below 2**24, and float32 holds every integer up to
     there: the products and sums are exact, and the fast matrix product may be used.
     """
-    gray = rgb @ np.array([19595, 38470, 7471], np.float32)
+    gray = rgb @ np.array([red, green, blue], np.float32)
     gray += 32768
     gray *= 2**-16
     return gray.astype(np.uint8)
-
-
-def _luma_709(rgb: np.ndarray) -> np.ndarray:
-    """ITU-R BT.709, the weights of HDTV and sRGB, on the stored values."""
-    return _to_byte(rgb @ np.array([0.2126, 0.7152, 0.0722], np.float32))
 
 
 def _mean(rgb: np.ndarray) -> np.ndarray:
@@ -91,7 +97,8 @@ def _luminance(rgb: np.ndarray) -> np.ndarray:
     """
     code = np.arange(256, dtype=np.float32) / 255
     to_linear = np.where(code <= 0.04045, code / 12.92, ((code + 0.055) / 1.055) ** 2.4)
-    linear = to_linear.astype(np.float32)[rgb] @ np.array([0.2126, 0.7152, 0.0722], np.float32)
+    light = to_linear.astype(np.float32)[rgb]
+    linear = 0.2126 * light[..., 0] + 0.7152 * light[..., 1] + 0.0722 * light[..., 2]
     encoded = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
     return _to_byte(encoded * 255)
 
@@ -239,7 +246,7 @@ def flatten(images: np.ndarray) -> np.ndarray:
         >>> flatten(np.zeros((5, 32, 32, 3))).shape
         (5, 3072)
     """
-    return images.reshape(len(images), -1)
+    return images.reshape(len(images), math.prod(images.shape[1:]))
 
 
 def _check_images(images: np.ndarray, num_channels: int) -> None:

@@ -3,6 +3,7 @@
 Not for reading files (`archives`) nor for choosing a source (`data`).
 """
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -113,7 +114,7 @@ def _record_use(part: str) -> None:
 
 def _calling_place() -> str:
     """Return the innermost place outside this package that led here."""
-    package = str(Path(__file__).parent)
+    package = f"{Path(__file__).parent}{os.sep}"
     frame = sys._getframe()
     while frame.f_back and (
         frame.f_code.co_filename.startswith((package, "<frozen"))
@@ -129,7 +130,9 @@ def _calling_place() -> str:
 
 
 # A use belongs to the code that hands the test set to a library, not to the library's line.
-_LIBRARIES = frozenset({"numpy", "pandas", "sklearn", "keras", "joblib", "copy", "pickle"})
+_LIBRARIES = frozenset(
+    {"numpy", "pandas", "sklearn", "keras", "joblib", "collections", "copy", "pickle"}
+)
 
 
 def split_validation(train: Split, fraction: float = 0.1, seed: int = 0) -> tuple[Split, Split]:

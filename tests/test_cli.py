@@ -1,0 +1,285 @@
+"""The command line: exit statuses, one line of error, JSON alone on standard output."""
+
+import argparse
+import json
+import sys
+import warnings
+
+import pytest
+
+from cifarlib import __version__, cli, data
+from cifarlib.errors import CifarlibError
+
+
+def subcommands(parser):
+    """Yield the words that lead to this parser and to every one below it."""
+    yield []
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for name, child in action.choices.items():
+                yield from ([name, *words] for words in subcommands(child))
+
+
+COMMANDS = list(subcommands(cli._parser()))
+
+
+@pytest.fixture(autouse=True)
+def keep_warnings(monkeypatch):
+    """Undo afterwards how the command line shows warnings."""
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+
+
+@pytest.fixture
+def archive(tmp_path, build, tiny):
+    return build.pack(tmp_path / "mine.tar.gz", build.binary(*tiny))
+
+
+@pytest.fixture
+def fail(monkeypatch):
+    """Return a function that makes every command that describes the data fail."""
+
+    def fail(error):
+        def describe(source):
+            raise error
+
+        monkeypatch.setattr(data, "describe", describe)
+
+    return fail
+
+
+@pytest.fixture
+def error_of(capsys):
+    """Return a function that runs a command, and gives its status and its line of error."""
+
+    def run(*arguments):
+        status = cli.main(arguments)
+        output, errors = capsys.readouterr()
+        assert output == ""
+        (line,) = errors.splitlines()
+        assert line.startswith("cifarlib: ")
+        return status, line
+
+    return run
+
+
+# Help
+
+
+def test_commands_are_found():
+    assert ["data", "fetch"] in COMMANDS
+    assert ["run"] in COMMANDS
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_help_has_an_example(command, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main([*command, "--help"])
+    assert caught.value.code == 0
+    output, errors = capsys.readouterr()
+    assert errors == ""
+    example = " ".join(output.rpartition("Example: ")[2].split())
+    assert example.startswith(" ".join(["cifarlib", *command]))
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_examples_in_the_help_are_understood(command, capsys):
+    with pytest.raises(SystemExit):
+        cli.main([*command, "--help"])
+    for example in capsys.readouterr().out.rpartition("Example: ")[2].split("&&"):
+        program, *words = example.split()
+        assert program == "cifarlib"
+        cli._parser().parse_args(words)
+
+
+def test_version_is_told(capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"cifarlib {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["data"], ["datum"], ["data", "info", "--jsn"], ["run", "--quick", "--full"]],
+    ids=" ".join,
+)
+def test_arguments_that_are_none_are_bad_input(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == 2
+    output, errors = capsys.readouterr()
+    assert output == ""
+    assert ": error: " in errors.splitlines()[-1]
+
+
+# cifarlib data
+
+
+def test_fetch_tells_what_was_fetched(archive, capsys, tmp_path):
+    assert cli.main(["data", "fetch", "--source", str(archive)]) == 0
+    output, errors = capsys.readouterr()
+    assert output.startswith("CIFAR-10 (copy): 50 training and 20 test images")
+    assert str(tmp_path / "cache") in output
+    assert errors == ""
+
+
+@pytest.mark.parametrize("arguments", [["--source", "mine.tar.gz"], []])
+def test_info_in_json_is_alone_on_standard_output(archive, capsys, monkeypatch, sha256, arguments):
+    if not arguments:
+        monkeypatch.setenv("CIFARLIB_SOURCE", str(archive))
+    assert cli.main(["data", "info", "--json", *arguments]) == 0
+    output, errors = capsys.readouterr()
+    told = json.loads(output)
+    assert told["kind"] == "copy"
+    assert told["official"] is False
+    assert told["origin"] == str(archive)
+    assert told["archive_sha256"] == sha256(archive)
+    assert (told["num_train"], told["num_test"]) == (50, 20)
+    assert told["class_counts"]["test"]["frog"] == 2
+    assert len(told["fingerprint"]) == 64
+    assert errors == ""
+
+
+def test_info_for_people_tells_the_same(archive, capsys):
+    assert cli.main(["data", "info", "--source", str(archive)]) == 0
+    output = capsys.readouterr().out
+    for told in (str(archive), "copy", "official binary", data.describe(archive).fingerprint):
+        assert told in output
+    assert "frog 5" in output
+    assert "frog 2" in output
+
+
+def test_json_stays_alone_when_there_are_warnings(capsys):
+    assert cli.main(["data", "info", "--json", "--source", "synthetic"]) == 0
+    output, errors = capsys.readouterr()
+    assert json.loads(output)["kind"] == "synthetic"
+    assert "THESE ARE NOT PHOTOGRAPHS" in errors
+    assert "SyntheticDataWarning" not in errors
+
+
+def test_fetch_without_a_network_says_so(capsys):
+    assert cli.main(["data", "fetch"]) == 0
+    output, errors = capsys.readouterr()
+    assert "synthetic" in output
+    assert "THESE ARE NOT PHOTOGRAPHS" in errors
+    assert "could not be" in errors
+
+
+def test_force_reaches_the_data(archive, monkeypatch):
+    told = []
+
+    def fetch(source, force):
+        told.append((source, force))
+        return data.describe(source)
+
+    monkeypatch.setattr(data, "fetch", fetch)
+    for arguments in ([], ["--force"]):
+        assert cli.main(["data", "fetch", "--source", str(archive), *arguments]) == 0
+    assert told == [(str(archive), False), (str(archive), True)]
+
+
+# Errors
+
+
+def test_bad_input_is_status_2_and_one_line(error_of, tmp_path):
+    status, line = error_of("data", "fetch", "--source", "nowhere.tar.gz")
+    assert status == 2
+    assert str(tmp_path / "nowhere.tar.gz") in line
+    assert "found nothing there" in line
+
+
+def test_damaged_archive_is_status_2_and_one_line(error_of, archive):
+    archive.write_bytes(archive.read_bytes()[:-100])
+    status, line = error_of("data", "info", "--source", str(archive))
+    assert status == 2
+    assert f"{archive}: expected a complete tar or zip archive, found" in line
+
+
+def test_failure_is_status_1_and_one_line(error_of, fail):
+    fail(CifarlibError("the disk is on fire"))
+    assert error_of("data", "info") == (1, "cifarlib: the disk is on fire")
+
+
+def test_mistake_in_the_program_is_status_1_and_one_line(error_of, fail):
+    fail(KeyError("a\nb"))
+    status, line = error_of("data", "info")
+    assert status == 1
+    assert "KeyError" in line
+    assert "--debug" in line
+
+
+def test_interruption_is_status_130_and_one_line(error_of, fail):
+    fail(KeyboardInterrupt())
+    status, line = error_of("data", "info")
+    assert status == 130
+    assert "interrupted" in line
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--debug", "data", "info"],
+        ["data", "info", "--debug"],
+        ["data", "info", "--debug", "--json"],
+    ],
+    ids=" ".join,
+)
+@pytest.mark.parametrize(("error", "status"), [(CifarlibError("no"), 1), (KeyError("no"), 1)])
+def test_debug_shows_the_traceback_wherever_it_stands(capsys, fail, arguments, error, status):
+    fail(error)
+    assert cli.main(arguments) == status
+    output, errors = capsys.readouterr()
+    assert output == ""
+    assert "Traceback (most recent call last)" in errors
+    assert errors.splitlines()[-1].startswith("cifarlib: ")
+
+
+@pytest.mark.parametrize("error", [CifarlibError("no"), KeyError("no")])
+def test_no_traceback_without_debug(error_of, fail, error):
+    fail(error)
+    assert "Traceback" not in error_of("data", "info")[1]
+
+
+# The program as it is started
+
+START = "import sys; from cifarlib.cli import main; sys.exit(main(sys.argv[1:]))"
+
+
+def test_module_runs_as_the_command_does(run_python, archive):
+    script = "import runpy; runpy.run_module('cifarlib', run_name='__main__')"
+    process = run_python(script, "data", "info", "--json", "--source", archive)
+    output, errors = process.communicate(timeout=60)
+    assert json.loads(output)["num_train"] == 50
+    assert (process.returncode, errors) == (0, "")
+
+
+def test_module_ends_with_the_status_of_the_command(run_python):
+    script = "import runpy; runpy.run_module('cifarlib', run_name='__main__')"
+    process = run_python(script, "data", "info", "--source", "nowhere")
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert len(errors.splitlines()) == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such pipes")
+@pytest.mark.parametrize("arguments", [["--json"], []])
+def test_reader_that_has_gone_is_no_error(run_python, archive, arguments):
+    data.fetch(archive)
+    process = run_python(START, "data", "info", "--source", archive, *arguments)
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait(60) == 0
+
+
+def test_output_that_is_not_a_terminal_shows_no_progress_bar(run_python, monkeypatch):
+    monkeypatch.delenv("CIFARLIB_UNATTENDED")
+    monkeypatch.delenv("CI", raising=False)
+    script = """
+import functools
+from cifarlib import synthetic
+synthetic.write_archive = functools.partial(synthetic.write_archive, num_train=50, num_test=20)
+"""
+    process = run_python(script + START, "data", "fetch", "--source", "synthetic")
+    output, errors = process.communicate(timeout=60)
+    assert "50 training" in output
+    assert "Drawing" not in errors
