@@ -104,6 +104,7 @@ def write(
 
     Raises:
         ValueError: if the values are none or not finite, or the seeds do not match them.
+        InputError: if the data set loaded last is synthetic.
     """
     if not values or not all(math.isfinite(value) for value in values):
         raise ValueError(f"values: expected finite numbers, found {values}")
@@ -112,6 +113,13 @@ def write(
     if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
         raise ValueError(f"name: expected lower-case words joined by dashes, found {name!r}")
     description = data.current()
+    if description and description.kind == "synthetic":
+        raise InputError(
+            f"result {name}",
+            "a measurement on photographs",
+            "the synthetic stand-in",
+            "Name an archive with CIFARLIB_SOURCE.",
+        )
     result = Result(
         name=name,
         chapter=chapter,

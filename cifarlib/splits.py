@@ -3,6 +3,7 @@
 Not for reading files (`archives`) nor for choosing a source (`data`).
 """
 
+import linecache
 import os
 import sys
 from collections.abc import Iterator
@@ -49,7 +50,8 @@ class RecordedUse(NamedTuple):
     """One place that looked at the test set.
 
     Attributes:
-        place: ``"cell [12]"`` of a notebook, else ``"script.py:34"``.
+        place: ``"script.py:34"``, or ``"cell: y = model.predict(test.images)"`` with the line
+            of a notebook's cell that touched it first.
         parts: which of ``("images", "labels")`` it touched.
     """
 
@@ -89,7 +91,14 @@ class RecordedSplit(Split):
         return Split, tuple(self)
 
 
-_uses: dict[str, list[str]] = {}
+class _Place(NamedTuple):
+    """Where a use came from: what tells it from others, and what a reader is told."""
+
+    key: str
+    told: str
+
+
+_uses: dict[str, tuple[str, list[str]]] = {}
 
 
 def uses_of_test_set() -> tuple[RecordedUse, ...]:
@@ -98,7 +107,7 @@ def uses_of_test_set() -> tuple[RecordedUse, ...]:
     A chapter that keeps its promise ends with one entry. A place is a notebook cell or a
     line of a script; calls made by ``cifarlib`` count for the place that called it.
     """
-    return tuple(RecordedUse(place, tuple(parts)) for place, parts in _uses.items())
+    return tuple(RecordedUse(told, tuple(parts)) for told, parts in _uses.values())
 
 
 def forget_uses_of_test_set() -> None:
@@ -107,12 +116,13 @@ def forget_uses_of_test_set() -> None:
 
 
 def _record_use(part: str) -> None:
-    parts = _uses.setdefault(_calling_place(), [])
+    place = _calling_place()
+    _, parts = _uses.setdefault(place.key, (place.told, []))
     if part not in parts:
         parts.append(part)
 
 
-def _calling_place() -> str:
+def _calling_place() -> _Place:
     """Return the innermost place outside this package that led here."""
     package = f"{Path(__file__).parent}{os.sep}"
     frame = sys._getframe()
@@ -121,12 +131,15 @@ def _calling_place() -> str:
         or frame.f_globals.get("__name__", "").partition(".")[0] in _LIBRARIES
     ):
         frame = frame.f_back
+    file, line = frame.f_code.co_filename, frame.f_lineno
     interactive = sys.modules.get("IPython")
     shell = interactive.get_ipython() if interactive else None
     if shell and frame.f_globals is shell.user_ns:
-        # The cell's input is stored before it runs; execution_count has changed its meaning.
-        return f"cell [{len(shell.history_manager.input_hist_raw) - 1}]"
-    return f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
+        # A cell is one place, and IPython gives each a file name of its own. It has no number
+        # under nbval, which executes cells without a history; but its text is always known.
+        return _Place(file, f"cell: {linecache.getline(file, line).strip()}")
+    place = f"{Path(file).name}:{line}"
+    return _Place(f"{file}:{line}", place)
 
 
 # A use belongs to the code that hands the test set to a library, not to the library's line.

@@ -78,12 +78,21 @@ def test_pickles_of_python_2_give_the_fingerprint_of_the_binary_layout(tmp_path,
     assert cache.fingerprint(*python[:2]) == cache.fingerprint(*binary[:2])
 
 
-@pytest.mark.parametrize("make_labels", [np.array, functools.partial(np.array, dtype=np.uint8)])
-def test_labels_in_a_pickle_may_be_an_array(read_python_batches, official, make_labels):
-    data = np.zeros((10, 3072), np.uint8)
+@pytest.mark.parametrize("protocol", [0, 2, 5])
+@pytest.mark.parametrize("dtype", ["u1", "<i2", "<i8"])
+def test_labels_in_a_pickle_may_be_an_array(read_python_batches, official, dtype, protocol):
     labels = official[0].labels[20:30]
-    content = pickle.dumps({"data": data, "labels": make_labels(labels.tolist())})
-    np.testing.assert_array_equal(read_python_batches(content).train.labels[20:30], labels)
+    batch = {"data": np.zeros((10, 3072), np.uint8), "labels": labels.astype(dtype)}
+    archive = read_python_batches(pickle.dumps(batch, protocol))
+    np.testing.assert_array_equal(archive.train.labels[20:30], labels)
+
+
+@pytest.mark.parametrize("protocol", [2, 5])
+def test_arrays_in_a_pickle_may_lie_in_memory_by_columns(read_python_batches, official, protocol):
+    rows = np.random.default_rng(0).integers(0, 256, (10, 3072), np.uint8)
+    batch = {"data": np.asfortranarray(rows), "labels": [0] * 10}
+    images = read_python_batches(pickle.dumps(batch, protocol)).train.images[20:30]
+    np.testing.assert_array_equal(images[3, 5, 7], rows[3].reshape(3, 32, 32)[:, 5, 7])
 
 
 @pytest.mark.parametrize("layout", ["binary", "python", "folders"])

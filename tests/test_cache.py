@@ -176,6 +176,16 @@ def test_changed_byte_is_noticed(request, state, name, keep_time):
         cache.load(folder)
 
 
+def test_byte_changed_within_one_tick_of_the_clock_is_noticed(stored, monkeypatch):
+    cache.load(stored)
+    state = cache._file_state(stored)
+    flip_bit(stored / "train_images.npy", -1)
+    # The kernel had not counted on when the byte was changed.
+    monkeypatch.setattr(cache, "_file_state", lambda folder: state)
+    with pytest.raises(cache.DamagedError):
+        cache.load(stored)
+
+
 @pytest.mark.parametrize("state", ["stored", "at_rest"])
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("length", [0, 1, 50, 128, -1])

@@ -263,7 +263,8 @@ def test_module_ends_with_the_status_of_the_command(run_python):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such pipes")
 @pytest.mark.parametrize("arguments", [["--json"], []])
-def test_reader_that_has_gone_is_no_error(run_python, archive, arguments):
+def test_reader_that_has_gone_is_no_error(run_python, archive, monkeypatch, arguments):
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # the output waits for its end
     data.fetch(archive)
     process = run_python(START, "data", "info", "--source", archive, *arguments)
     process.stdout.close()

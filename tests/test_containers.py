@@ -1,6 +1,7 @@
 """Folders, tar and zip archives: read whole, or refused."""
 
 import bz2
+import errno
 import gzip
 import io
 import lzma
@@ -226,12 +227,27 @@ def test_endless_padding_after_the_last_member_is_refused(tmp_path, monkeypatch,
         read(tmp_path / "a.tar")
 
 
-def test_long_name_beyond_the_limit_is_refused(tmp_path, monkeypatch):
-    # tarfile reads the name into memory before anybody hears of the member.
+@pytest.mark.parametrize(
+    "kind",
+    [
+        tarfile.GNUTYPE_LONGNAME,
+        tarfile.GNUTYPE_LONGLINK,
+        tarfile.XHDTYPE,
+        tarfile.XGLTYPE,
+        tarfile.SOLARIS_XHDTYPE,
+    ],
+)
+def test_header_beyond_the_limit_is_refused(tmp_path, monkeypatch, kind):
+    # tarfile reads such a header into memory before anybody hears of the member.
     monkeypatch.setattr(containers, "MAX_MEMBER_BYTES", 10_000)
-    path = write_tar(tmp_path / "a.tar", (tarfile.TarInfo("n" * 20_000), b"x"))
+    header, member = tarfile.TarInfo("header"), tarfile.TarInfo("train/1.png")
+    header.type = kind
+    content = b"20000 comment=" + b"n" * 19_985 + b"\n"
+    path = write_tar(tmp_path / "a.tar", (header, content), (member, b"cat"))
     with pytest.raises(InputError):
         read(path)
+    monkeypatch.setattr(containers, "MAX_MEMBER_BYTES", 30_000)
+    assert list(read(path).values()) == [b"cat"]
 
 
 def test_tar_member_of_negative_size_is_refused(tmp_path, monkeypatch):
@@ -290,6 +306,37 @@ def test_missing_permission_is_told(tmp_path, build, locked):
             read(tmp_path / locked.partition("/")[0])
     finally:
         (tmp_path / locked).chmod(0o700)
+
+
+@pytest.mark.parametrize("locked", ["folder", "folder/train"])
+def test_folder_that_may_not_be_listed_is_not_taken_for_an_empty_one(
+    tmp_path, build, monkeypatch, locked
+):
+    build.pack(tmp_path / "folder", {"train/1.png": b"cat", "test/1.png": b"cat"})
+    scandir = os.scandir
+
+    def list_some(path):
+        if os.fspath(path) == str(tmp_path / locked):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", list_some)
+    with pytest.raises(InputError, match=f"{locked}: .*no permission"):
+        read(tmp_path / "folder")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_pipe_in_a_folder_is_not_waited_for(tmp_path, build, run_python):
+    path = build.pack(tmp_path / "folder", {"train/1.png": b"cat"})
+    os.mkfifo(path / "train" / "2.png")
+    script = """
+import sys
+from pathlib import Path
+from cifarlib.containers import read_members
+print(*read_members(Path(sys.argv[1]), lambda name: True))
+"""
+    output, errors = run_python(script, path).communicate(timeout=20)
+    assert output == "train/1.png\n", errors
 
 
 def test_errors_are_one_line(tmp_path):

@@ -443,6 +443,17 @@ def test_cache_with_a_damaged_about_is_not_served(archive, tmp_path, build, tiny
     assert data.current().layout == "official python"
 
 
+@pytest.mark.parametrize("field", ["kind", "origin", "layout", "archive_sha256", "class_counts"])
+def test_cache_of_another_version_is_read_anew(archive, field):
+    before = data.fetch(archive)
+    path = Path(before.cache) / "about.json"
+    about = json.loads(path.read_text())
+    del about[field]
+    path.write_text(json.dumps(about))
+    load_quietly()  # whatever is found
+    assert data.fetch(archive) == before
+
+
 def test_fetch_notices_what_the_time_stamps_do_not_tell(archive, tiny, assert_same_split):
     folder = Path(data.fetch(archive).cache)
     flip_last_bit(folder / "train_images.npy")

@@ -111,6 +111,23 @@ def test_other_formulas_agree_with_their_definitions(formula, colors):
     assert np.abs(found - exact).max() <= 0.501
 
 
+@pytest.mark.parametrize(
+    ("formula", "color", "gray"),
+    [
+        ("luma 709", (255, 0, 0), 54),  # 0.2126 · 255 = 54.2
+        ("luma 709", (0, 0, 255), 18),  # 0.0722 · 255 = 18.4
+        ("mean", (255, 1, 0), 85),  # 85.33
+        ("mean", (255, 1, 1), 86),  # 85.67
+        ("lightness", (0, 90, 255), 128),  # 127.5
+        ("lightness", (10, 90, 20), 50),
+        ("luminance", (255, 0, 0), 127),  # 1.055 · 0.2126^(1/2.4) - 0.055 = 0.4985
+        ("luminance", (0, 0, 255), 76),  # 1.055 · 0.0722^(1/2.4) - 0.055 = 0.2979
+    ],
+)
+def test_other_formulas_of_known_colours_are_known(formula, color, gray):
+    assert images.to_grayscale(np.array([color], np.uint8), formula).tolist() == [[gray]]
+
+
 def test_formulas_are_the_default_and_four_others():
     assert set(images.GRAYSCALE_FORMULAS) == {"luma 601", *OTHER_FORMULAS}
 

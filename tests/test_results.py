@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from cifarlib import results, settings
+from cifarlib import data, results, settings
 from cifarlib.errors import InputError
 
 
@@ -97,3 +97,11 @@ def test_an_installed_package_has_no_results(monkeypatch):
     monkeypatch.setattr(settings, "checkout_folder", lambda: None)
     with pytest.raises(InputError, match="a checkout"):
         results.read("x")
+
+
+def test_figures_measured_on_drawn_pictures_are_not_recorded(checkout):
+    with pytest.warns(data.SyntheticDataWarning):
+        data.load_cifar10("synthetic")
+    with pytest.raises(InputError, match="photographs"):
+        record()
+    assert not (checkout / "results").exists()

@@ -195,7 +195,8 @@ def test_file_beside_this_package_is_not_part_of_it(recorded, name):
     assert uses_of_test_set() == (RecordedUse(f"{path.name}:3", ("images",)),)
 
 
-def test_use_in_a_notebook_tells_the_cell(run_python):
+@pytest.mark.parametrize("store_history", [True, False], ids=["Jupyter", "nbval"])
+def test_use_in_a_notebook_tells_the_cell(run_python, store_history):
     script = """
 from IPython.core.interactiveshell import InteractiveShell
 cells = [
@@ -208,10 +209,13 @@ cells = [
 ]
 shell = InteractiveShell.instance()
 for cell in cells:
-    shell.run_cell(cell, store_history=True).raise_error()
+    shell.run_cell(cell, store_history=STORE_HISTORY).raise_error()
 """
+    script = script.replace("STORE_HISTORY", str(store_history))
     output, errors = run_python(script).communicate(timeout=60)
-    assert "('cell [3]', 'images'); ('cell [4]', 'labels')" in output, errors
+    assert "('cell: test.images', 'images'); ('cell: return test.labels', 'labels')" in output, (
+        errors
+    )
 
 
 def test_use_in_a_script_under_ipython_tells_the_script(recorded, monkeypatch):

@@ -50,6 +50,11 @@ def test_no_image_is_drawn_twice(tiny):
     assert len(set(pictures)) == len(pictures)
 
 
+def test_training_and_test_images_differ_even_if_they_are_as_many():
+    train, test = synthetic.generate(20, 20)
+    assert (train.images != test.images).any((1, 2, 3)).all()
+
+
 def test_blocks_do_not_repeat_one_another(monkeypatch):
     monkeypatch.setattr(synthetic, "BLOCK", 2)
     train, _ = synthetic.generate(50, 10)
