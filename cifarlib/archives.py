@@ -80,7 +80,13 @@ def read(path: Path | str) -> Archive:
     """
     path = Path(path)
     members = containers.read_members(path, _is_wanted)
-    names = {PurePosixPath(name).name: name for name in members}
+    names = {}
+    for name in members:
+        base = PurePosixPath(name).name
+        if base in names and not _class_folder(name):
+            found = f"{names[base]} and {name}"
+            raise InputError(path, "one copy of the data set", found, "Name one of the two.")
+        names[base] = name
     suffixes = {PurePosixPath(name).suffix.lower() for name in members if _class_folder(name)}
     if any(f"{batch}.bin" in names for batch in BATCHES):
         layout, copy = "official binary", "copy"

@@ -11,6 +11,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Sequence
+from typing import NoReturn
 
 from cifarlib import __version__
 from cifarlib.errors import CifarlibError
@@ -51,6 +52,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors take one line, like all others."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
 def _show_warning(message, category, filename, line_number, file=None, line=None) -> None:
     print(f"cifarlib: {message}", file=sys.stderr)
 
@@ -63,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
         default=argparse.SUPPRESS,  # or a subcommand would undo `cifarlib --debug data info`
         help="show the traceback of an error",
     )
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="cifarlib",
         description="Learn image classification by doing it: CIFAR-10 notebooks and their library.",
         epilog="Example: cifarlib data fetch && cifarlib run",
@@ -84,7 +92,10 @@ def _parser() -> argparse.ArgumentParser:
         return added
 
     data = commands.add_parser(
-        "data", help="get or describe the data set", epilog="Example: cifarlib data info"
+        "data",
+        help="get or describe the data set",
+        epilog="Example: cifarlib data info",
+        parents=[common],
     ).add_subparsers(title="commands", required=True, metavar="COMMAND")
     source = {"metavar": "S", "help": "archive, folder, http address or 'synthetic'"}
     fetch = add(

@@ -10,6 +10,7 @@ import contextlib
 import gzip
 import lzma
 import os
+import stat
 import struct
 import tarfile
 import zipfile
@@ -87,9 +88,9 @@ def read_members(path: Path, is_wanted: Callable[[str], bool]) -> dict[str, byte
 
 def _folder_members(path: Path, is_wanted: Callable) -> Iterator[tuple[str, bytes]]:
     limits = _Limits(path)
-    for name, stat in files_in(path):
+    for name, info in files_in(path):
         if not _is_hidden(name) and is_wanted(name):
-            limits.admit(name, stat.st_size)
+            limits.admit(name, info.st_size)
             yield name, (path / name).read_bytes()
 
 
@@ -98,12 +99,18 @@ def files_in(folder: Path) -> list[tuple[str, os.stat_result]]:
 
     Linked files are followed, linked folders and links to nothing are passed over.
     """
+
+    def fail(error: OSError) -> None:
+        raise error  # os.walk takes a folder that may not be listed for an empty one
+
     found = []
-    for parent, _, names in os.walk(folder):
+    for parent, _, names in os.walk(folder, onerror=fail):
         for name in names:
             path = Path(parent, name)
             with contextlib.suppress(FileNotFoundError):
-                found.append((path.relative_to(folder).as_posix(), path.stat()))
+                info = path.stat()
+                if stat.S_ISREG(info.st_mode):  # a pipe would be waited for
+                    found.append((path.relative_to(folder).as_posix(), info))
     return sorted(found)
 
 
@@ -153,6 +160,14 @@ def _tar_members(path: Path, stream: BinaryIO, is_wanted: Callable) -> Iterator[
             raise tarfile.ReadError("something follows the end mark")
 
 
+_NAME_TYPES = (
+    *tarfile.GNU_TYPES,
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+)
+
+
 class _StrictTarInfo(tarfile.TarInfo):
     """A header that ends the archive only where its end mark is.
 
@@ -164,9 +179,7 @@ class _StrictTarInfo(tarfile.TarInfo):
     def frombuf(cls, buf, encoding, errors):
         header = super().frombuf(buf, encoding, errors)
         # The content of these is a long name, which tarfile reads whole before it tells anyone.
-        if header.type in (*tarfile.GNU_TYPES, tarfile.XHDTYPE, tarfile.XGLTYPE) and (
-            header.size > MAX_MEMBER_BYTES
-        ):
+        if header.type in _NAME_TYPES and header.size > MAX_MEMBER_BYTES:
             raise tarfile.ReadError(f"a name of {header.size:,} bytes")
         return header
 

@@ -160,6 +160,10 @@ def current() -> Description | None:
     return _current
 
 
+# What a cache of this version remembers.
+_REMEMBERED = {"kind", "origin", "layout", "archive_sha256", "class_counts", "state", "fingerprint"}
+
+
 class _UnreadableError(InputError):
     """The archive of a source is at fault, not this machine."""
 
@@ -238,7 +242,7 @@ def _open_source(source: _Source, force: bool) -> tuple[Split, Split, Descriptio
         cache.store(folder, archive.train, archive.test, about)
 
     def is_current(about: dict) -> bool:
-        return not force and about.get("state") == source.state
+        return not force and about.keys() >= _REMEMBERED and about["state"] == source.state
 
     train, test, about, damage = cache.load_or_build(folder, is_current, build)
     if damage:
@@ -273,7 +277,7 @@ def _best_cache() -> tuple[Split, Split, Description] | None:
             about = cache.about(path.parent)
         except cache.DamagedError:
             continue
-        if about and about["kind"] != "synthetic":
+        if about and about.keys() >= _REMEMBERED and about["kind"] != "synthetic":
             found.append((about["kind"] == "official", path.stat().st_mtime, path.parent, about))
     for _, _, folder, about in sorted(found, key=lambda entry: entry[:2], reverse=True):
         try:
@@ -354,17 +358,19 @@ def _downloader(mirrors: tuple, name: str, sha256: str | None) -> Callable[[bool
         from cifarlib import download
 
         places = [download.Mirror(*mirror) for mirror in mirrors]
-        if not anew or not target.exists():
-            return download.fetch(places, target, sha256)
-        previous = target.replace(target.with_name(f"{target.name}.previous"))
+        previous = target.with_name(f"{target.name}.previous")
+        if previous.exists() and not target.exists():
+            previous.replace(target)  # left by a program that was killed while getting it anew
+        if anew and target.exists():
+            target.replace(previous)
         try:
-            download.fetch(places, target, sha256)
-        finally:
-            if target.exists():
-                previous.unlink()
-            else:
+            return download.fetch(places, target, sha256)
+        except BaseException:
+            if previous.exists():
                 previous.replace(target)
-        return target
+            raise
+        finally:
+            previous.unlink(missing_ok=True)
 
     return get_archive
 

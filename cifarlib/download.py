@@ -159,7 +159,7 @@ def _download(mirror: Mirror, part: Path, patience: Patience, url: str, output: 
     except OSError as error:
         if isinstance(error, PermissionError):
             raise
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO):
             raise _MirrorError(f"broke off ({error or type(error).__name__})") from error
         free = shutil.disk_usage(part.parent).free
         raise InputError(

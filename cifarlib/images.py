@@ -162,12 +162,17 @@ def channel_statistics(train_images: np.ndarray) -> ChannelStatistics:
     Returns:
         The statistics of the images in the unit range. They are exact: bytes are counted.
 
+    Raises:
+        ValueError: if the images are none or not such an array.
+
     Example:
         >>> images = np.array([0, 0, 255, 255], np.uint8).reshape(2, 1, 2, 1)
         >>> [statistic.tolist() for statistic in channel_statistics(images)]
         [[0.5], [0.5]]
     """
     _check_images(train_images, num_channels=train_images.shape[-1])
+    if not len(train_images):
+        raise ValueError("train_images: expected at least one image, found none")
     num_channels = train_images.shape[-1]
     counts = np.zeros((num_channels, 256), np.int64)
     for start in range(0, len(train_images), BLOCK):

@@ -144,7 +144,8 @@ def _calling_place() -> _Place:
 
 # A use belongs to the code that hands the test set to a library, not to the library's line.
 _LIBRARIES = frozenset(
-    {"numpy", "pandas", "sklearn", "keras", "joblib", "collections", "copy", "pickle"}
+    {"numpy", "pandas", "sklearn", "keras", "tensorflow", "jax", "torch"}
+    | {"joblib", "collections", "copy", "pickle"}
 )
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import sys
 import warnings
 
@@ -109,7 +110,13 @@ def test_arguments_that_are_none_are_bad_input(arguments, capsys):
     assert caught.value.code == 2
     output, errors = capsys.readouterr()
     assert output == ""
-    assert ": error: " in errors.splitlines()[-1]
+    assert re.fullmatch(r"cifarlib[ \w]*: .*--help\)\n", errors)
+
+
+def test_debug_may_stand_anywhere(archive, capsys):
+    for arguments in (["--debug", "data", "info"], ["data", "--debug", "info"]):
+        assert cli.main([*arguments, "--source", "nowhere"]) == 2
+        assert "Traceback" in capsys.readouterr().err
 
 
 # cifarlib data
