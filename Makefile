@@ -32,6 +32,9 @@ benchmarks: environment
 	$(BIN)/python benchmarks/data.py --record
 
 environment:
+	@# An environment does not survive that its folder is moved.
+	@if [ -e $(VENV)/.complete ] && [ "$$(cat $(VENV)/.complete)" != "$(CURDIR)" ]; then \
+	    rm -rf $(VENV); fi
 	@$(LOCK) $(MAKE) -s --no-print-directory $(VENV)/.complete
 
 # The mark is made last: an installation that was killed is done again.
@@ -42,7 +45,7 @@ $(VENV)/.complete: requirements.txt pyproject.toml
 	@began=$$(date +%s) \
 	    && $(PYTHON) -m venv $(VENV) \
 	    && $(BIN)/python -m pip install --quiet --disable-pip-version-check -e . \
-	    && touch $@ \
+	    && echo "$(CURDIR)" > $@ \
 	    && echo "Environment ready in $$(( $$(date +%s) - began )) s"
 
 clean:

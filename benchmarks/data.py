@@ -59,14 +59,14 @@ def main() -> None:
         batches = _write_pickled_batches(Path(folder), train, test)
         compare(
             "warm-cache",
-            "opening the warm cache, faster than unpickling six official batches",
+            "opening the warm cache, against unpickling six official batches",
             data.load_cifar10,
             lambda: _unpickle(batches),
             options.repeat,
         )
         compare(
             "warm-cache-read",
-            "the same with every byte read, faster than unpickling",
+            "the same and reading every byte",
             lambda: [split.images.sum() for split in data.load_cifar10()],
             lambda: [planes.sum() for planes in _unpickle(batches)],
             options.repeat,
@@ -74,14 +74,14 @@ def main() -> None:
     everything = np.concatenate([train.images, test.images])
     compare(
         "grayscale",
-        "grayscale of 60,000 images, faster than Pillow image by image",
+        "grayscale of 60,000 images, against Pillow image by image",
         lambda: images.to_grayscale(everything),
         lambda: [np.asarray(Image.fromarray(p).convert("L")) for p in everything],
         options.repeat,
     )
     compare(
         "copy-grayscale",
-        "copying the RGB array (the floor), as a share of the time of our grayscale",
+        "grayscale, against copying the RGB array (the floor)",
         lambda: images.to_grayscale(everything),
         everything.copy,
         options.repeat,
@@ -89,7 +89,7 @@ def main() -> None:
     if description.layout == "class folders" and Path(description.origin).is_file():
         compare(
             "decode",
-            "decoding the class-folder archive, faster than a plain tarfile and Pillow loop",
+            "decoding the class-folder archive, against a plain tarfile and Pillow loop",
             lambda: archives.read(description.origin),
             lambda: _plain_decode(description.origin),
             max(2, options.repeat // 2),
@@ -98,7 +98,7 @@ def main() -> None:
     for words in (["-c", "import cifarlib"], ["-m", "cifarlib", "--help"]):
         compare(
             f"start-{'help' if '--help' in words else 'import'}",
-            f"an empty program, as a share of the time of `python {' '.join(words)}`",
+            f"`python {' '.join(words)}`, against an empty program",
             lambda words=words: _python(words),
             lambda: _python(["-c", "pass"]),
             options.repeat,

@@ -24,7 +24,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from cifarlib import containers, progress
 from cifarlib.containers import GET_ANOTHER
@@ -83,7 +83,7 @@ def read(path: Path | str) -> Archive:
     names = {}
     for name in members:
         base = PurePosixPath(name).name
-        if base in names and not _class_folder(name):
+        if base in names and base.removesuffix(".bin") in BATCHES:
             found = f"{names[base]} and {name}"
             raise InputError(path, "one copy of the data set", found, "Name one of the two.")
         names[base] = name
@@ -134,6 +134,8 @@ def write_binary(
         InputError: if the images do not have such a shape, or the file cannot be written.
     """
     path = Path(path)
+    if not path.name.endswith((".tar.gz", ".tgz")):
+        raise InputError(path, "a name that ends in .tar.gz", path.name, "Rename it.")
     for images, labels in (train, test):
         _check_writable(images, labels)
     if len(train.labels) % len(TRAIN_BATCHES):
@@ -357,9 +359,14 @@ def _class_folder(name: str) -> tuple[str, str] | None:
 
 def _read_class_folders(path: Path, members: dict[str, bytes]) -> tuple[Split, Split]:
     names: dict[tuple[str, str], list[str]] = {}
+    roots = set()
     for name in members:
         if folder := _class_folder(name):
             names.setdefault(folder, []).append(name)
+            roots.add(str(PurePosixPath(name).parents[2]))
+    if len(roots) > 1:
+        found = f"one in each of {', '.join(sorted(roots))}"
+        raise InputError(path, "one copy of the data set", found, "Name one of the folders.")
     for split in ("train", "test"):
         found = {class_name for part, class_name in names if part == split}
         if found != set(CLASS_NAMES):
@@ -400,6 +407,9 @@ def _decode_image(where: str, content: bytes) -> np.ndarray:
             if image.size == (32, 32):  # told by the header, before anything is decoded
                 return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
             found = "×".join(map(str, image.size))
+    except UnidentifiedImageError as error:
+        advice = "Replace or remove this file."
+        raise InputError(where, "a JPEG or PNG image", "a file that is none", advice) from error
     except Exception as error:  # Pillow raises many kinds for damaged files
         advice = "Replace or remove this file."
         raise InputError(where, "a JPEG or PNG image", f"{error}", advice) from error

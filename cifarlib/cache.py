@@ -58,7 +58,9 @@ def locked(folder: Path) -> Iterator[None]:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(folder.with_name(f".{folder.name}.lock")):
             yield
-    except (PermissionError, FileExistsError, NotADirectoryError) as error:
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR, errno.EROFS):
+            raise
         raise InputError(
             error.filename or folder,
             "a folder to write the cache to",
@@ -162,6 +164,7 @@ def load_or_build(
         train, test, remembered = load(folder)
         if is_current(remembered):
             return train, test, remembered, None
+        del train, test  # Windows does not replace files that are mapped
     except FileNotFoundError:
         pass
     except DamagedError as error:
@@ -184,7 +187,10 @@ def _open_array(path: Path) -> np.ndarray:
     except Exception as error:  # NumPy's header parser lets through what Python's raises
         raise DamagedError(f"{path.name} cannot be read ({error})") from error
     # Labels are small: as int64 in memory they survive arithmetic that overflows a byte.
-    return array if array.ndim > 1 else array.astype(np.int64)
+    if array.ndim == 1:
+        array = array.astype(np.int64)
+        array.setflags(write=False)  # as the images are
+    return array
 
 
 def _file_state(folder: Path) -> dict[str, list[int]]:

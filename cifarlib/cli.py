@@ -31,7 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     warnings.showwarning = _show_warning
     try:
         options.command(options)
-        sys.stdout.flush()  # so that a closed pipe shows here, not at exit
+        if sys.stdout:
+            sys.stdout.flush()  # so that a closed pipe shows here, not at exit
         return 0
     except KeyboardInterrupt:
         print("cifarlib: interrupted; the same command continues.", file=sys.stderr)

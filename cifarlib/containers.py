@@ -63,6 +63,8 @@ def read_members(path: Path, is_wanted: Callable[[str], bool]) -> dict[str, byte
     try:
         if path.is_dir():
             return dict(_folder_members(path, is_wanted))
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise InputError(path, "an archive or a folder", "a device or pipe", GET_ANOTHER)
         with path.open("rb") as file:
             magic = file.read(6)
             file.seek(0)

@@ -183,7 +183,10 @@ def _open(
     source: str | Path | None, *, force: bool = False, retry_download: bool = False
 ) -> tuple[Split, Split, Description]:
     global _current
-    named = str(source) if source is not None else settings.source()
+    named = str(source).strip() if source is not None else settings.source()
+    if named == "":
+        advice = "Leave it out to have CIFAR-10 found."
+        raise InputError("source", "a path, an http address or 'synthetic'", "nothing", advice)
     if named:
         train, test, _current = _open_source(_named_source(named), force)
     else:
@@ -222,6 +225,8 @@ def _open_source(source: _Source, force: bool) -> tuple[Split, Split, Descriptio
         try:
             archive = archives.read(path)
         except InputError as error:
+            if path.is_relative_to(settings.cache_folder() / "downloads"):
+                path.unlink()  # so that the next call gets it anew
             raise _UnreadableError(*error.args) from error
         num_channels = archive.train.images.shape[-1]
         if num_channels != 3:
@@ -270,16 +275,20 @@ def _counts(split: Split) -> dict[str, int]:
 
 
 def _best_cache() -> tuple[Split, Split, Description] | None:
-    """Open the best photographs decoded before: official ones first, then the newest."""
-    found = []
-    for path in (settings.cache_folder() / "decoded").glob("*/about.json"):
+    """Open the best photographs decoded before: official, then most, then newest."""
+    found, paths = [], []
+    with contextlib.suppress(OSError):  # what cannot be listed holds nothing for us
+        paths = list((settings.cache_folder() / "decoded").glob("*/about.json"))
+    for path in paths:
         try:
             about = cache.about(path.parent)
         except cache.DamagedError:
             continue
         if about and about.keys() >= _REMEMBERED and about["kind"] != "synthetic":
-            found.append((about["kind"] == "official", path.stat().st_mtime, path.parent, about))
-    for _, _, folder, about in sorted(found, key=lambda entry: entry[:2], reverse=True):
+            size = sum(sum(counts.values()) for counts in about["class_counts"].values())
+            rank = (about["kind"] == "official", size, path.stat().st_mtime)
+            found.append((rank, path.parent, about))
+    for _, folder, about in sorted(found, key=lambda entry: entry[0], reverse=True):
         try:
             train, test, about = cache.load(folder)
             return train, test, _describe(folder, about, train, test)
@@ -294,9 +303,9 @@ def _best_cache() -> tuple[Split, Split, Description] | None:
 def _named_source(named: str) -> _Source:
     if named == "synthetic":
         return _synthetic_source()
-    if re.match(r"https?://", named):
+    if re.match(r"https?://", named, re.IGNORECASE):
         return _address_source(named)
-    return _file_source(Path(named).expanduser())
+    return _file_source(settings.expand(named))
 
 
 def _file_source(path: Path) -> _Source:
@@ -337,7 +346,11 @@ def _synthetic_source() -> _Source:
 def _address_source(address: str) -> _Source:
     """Return the source for a user's URL, whose fragment may give the hash: ``#sha256=…``."""
     url, _, fragment = address.partition("#")
-    name = Path(urllib.parse.urlparse(url).path).name or "archive"
+    url = urllib.parse.quote(url, safe="%/:?&=+,;@!$'()*~[]")
+    try:
+        name = Path(urllib.parse.urlparse(url).path).name or "archive"
+    except ValueError as error:
+        raise InputError(address, "an http address", str(error), "Correct it.") from error
     sha256 = fragment.removeprefix("sha256=").lower() or archives.OFFICIAL_SHA256.get(name)
     if sha256 and not re.fullmatch(r"[0-9a-f]{64}", sha256):
         advice = "Correct the address."
@@ -378,15 +391,15 @@ def _downloader(mirrors: tuple, name: str, sha256: str | None) -> Callable[[bool
 def _local_archives() -> Iterator[Path]:
     """Yield the archives that the user, Keras or torchvision have left in their usual places."""
     root = settings.checkout_folder()
-    keras_home = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser()
+    keras_home = settings.expand(os.environ.get("KERAS_HOME", "~/.keras"))
     folders = [
         settings.cache_folder(),
         settings.cache_folder() / "downloads",
         *([root / "data"] if root else []),
         Path("data"),
         keras_home / "datasets",
-        Path("~/.torch/datasets").expanduser(),
-        Path("~/data").expanduser(),
+        settings.expand("~/.torch/datasets"),
+        settings.expand("~/data"),
     ]
     names = (
         *archives.OFFICIAL_SHA256,
@@ -401,7 +414,7 @@ def _local_archives() -> Iterator[Path]:
     for folder in dict.fromkeys(folder.resolve() for folder in folders):
         for name in names:
             path = folder / name
-            if path.is_dir() or (path.is_file() and os.access(path, os.R_OK)):
+            if os.access(path, os.R_OK) and (path.is_dir() or path.is_file()):
                 yield path
 
 
@@ -411,7 +424,7 @@ def _failure_note() -> Path:
 
 def _failed_lately() -> bool:
     try:
-        return time.time() - _failure_note().stat().st_mtime < OFFLINE_SECONDS
+        return 0 <= time.time() - _failure_note().stat().st_mtime < OFFLINE_SECONDS
     except OSError:
         return False
 

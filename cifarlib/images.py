@@ -255,6 +255,8 @@ def flatten(images: np.ndarray) -> np.ndarray:
 
 
 def _check_images(images: np.ndarray, num_channels: int) -> None:
+    if not isinstance(images, np.ndarray):
+        raise TypeError(f"images: expected an array, as in split.images, found {images!r}")
     if images.dtype != np.uint8 or images.shape[-1] != num_channels:
         raise ValueError(
             f"images: expected uint8 with {num_channels} channels last, "

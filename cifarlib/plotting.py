@@ -157,7 +157,7 @@ def plot_channel_histograms(pictures: np.ndarray, ax: Axes) -> None:
         shares = np.bincount(pictures[..., index].ravel(), minlength=256)
         shares = shares / shares.sum() * 100
         ax.plot(shares, line, color=color, label=name)
-    ax.set(xlabel="pixel value", ylabel="share of pixels (%)", xlim=(0, 255), ylim=(0, None))
+    ax.set(xlabel="pixel value", ylabel="share of pixels (%)", xlim=(-4, 259), ylim=(0, None))
     ax.legend(title="channel")
 
 
@@ -180,11 +180,14 @@ def plot_matrix(
         center: value of the middle colour.
         bar_label: what the values are.
     """
+    numbers = matrix.map(lambda value: format(value, fmt))
+    # No signs on what is zero at this precision.
+    numbers = numbers.mask(numbers.astype(float) == 0, format(0, fmt.replace("+", "")))
     sns.heatmap(
         matrix,
         ax=ax,
-        annot=True,
-        fmt=fmt,
+        annot=numbers,
+        fmt="",
         cmap=colors,
         center=center,
         square=True,
@@ -202,7 +205,7 @@ def plot_image_map(
     labels: np.ndarray,
     ax: Axes,
     *,
-    num_thumbnails: int = 120,
+    num_thumbnails: int = 90,
 ) -> None:
     """Draw a map of images: a point for each, and thumbnails where there is room.
 
@@ -214,12 +217,12 @@ def plot_image_map(
         num_thumbnails: at most so many images are shown themselves, framed in the colour of
             their class.
     """
-    ax.scatter(*positions.T, s=4, c=[PALETTE[label] for label in labels], alpha=0.5, linewidths=0)
+    ax.scatter(*positions.T, s=14, c=[PALETTE[label] for label in labels], alpha=0.7, linewidths=0)
     extent = np.ptp(positions, axis=0)
     shown = np.empty((0, 2))
     for index in range(len(positions)):
         place = positions[index] / extent
-        if len(shown) and np.abs(shown - place).max(axis=1).min() < 0.06:
+        if len(shown) and np.abs(shown - place).max(axis=1).min() < 0.07:
             continue  # it would cover another thumbnail
         if len(shown) == num_thumbnails:
             break
@@ -231,6 +234,10 @@ def plot_image_map(
         ax.add_artist(AnnotationBbox(picture, positions[index], pad=0.05, bboxprops=frame))
     handles = [plt.Line2D([], [], marker="o", ls="", color=color) for color in PALETTE]
     ax.legend(
-        handles, data.CLASS_NAMES, bbox_to_anchor=(1, 1), loc="upper left", title="class (frame)"
+        handles,
+        data.CLASS_NAMES,
+        bbox_to_anchor=(1, 1),
+        loc="upper left",
+        title="class (dot, frame)",
     )
-    ax.set(xticks=[], yticks=[])
+    ax.set_axis_off()

@@ -38,4 +38,4 @@ def _is_watched() -> bool:
         return False
     ipython = sys.modules.get("IPython")
     in_notebook = ipython is not None and hasattr(ipython.get_ipython(), "kernel")
-    return in_notebook or sys.stderr.isatty()
+    return in_notebook or (sys.stderr is not None and sys.stderr.isatty())

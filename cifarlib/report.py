@@ -4,6 +4,7 @@ A page a chapter (nbconvert) and a first page with what each promises, what it c
 its figures. Everything is in the files: the report opens offline. Not for executing anything.
 """
 
+import contextlib
 import html
 import re
 from pathlib import Path
@@ -36,6 +37,8 @@ _PAGE_STYLE = """
 <style>
 nav.report { font: 15px system-ui, sans-serif; padding: .7rem 1.2rem; background: #f6f7f9;
   border-bottom: 1px solid #dde1e7; display: flex; gap: 1.5rem; justify-content: center; }
+p.report { font: 15px system-ui, sans-serif; padding: .5rem 1.2rem; background: #fff6e0;
+  margin: 0; text-align: center; }
 nav.report a { color: #0173b2; text-decoration: none; }
 body.jp-Notebook { max-width: 60rem; margin: 0 auto !important; }
 </style>
@@ -53,8 +56,12 @@ def write(folder: Path, description: str) -> Path:
         The first page, ``index.html``.
     """
     paths = chapters.in_folder(folder)
-    notebooks = [nbformat.read(path, as_version=4) for path in paths]
-    finished = [(p, n) for p, n in zip(paths, notebooks, strict=True) if "cifarlib" in n.metadata]
+    finished = []
+    for path in paths:
+        with contextlib.suppress(nbformat.reader.NotJSONError):
+            notebook = nbformat.read(path, as_version=4)
+            if "cifarlib" in notebook.metadata:
+                finished.append((path, notebook))
     for index, (path, notebook) in enumerate(finished):
         previous = finished[index - 1] if index else None
         following = finished[index + 1] if index + 1 < len(finished) else None
@@ -126,6 +133,11 @@ def _chapter_page(notebook: nbformat.NotebookNode, previous, following) -> str:
             f'<a href="{following[0].stem}.html">{title_and_promise(following[1])[0]} →</a>'
         )
     navigation = f'<nav class="report">{"".join(links)}</nav>'
+    if notebook.metadata["cifarlib"]["profile"] == "quick":
+        navigation += (
+            '<p class="report">Quick profile: fewer images than the text speaks of. Its numbers '
+            "are those of <code>cifarlib run --full</code>.</p>"
+        )
     page = page.replace("</head>", f"{_PAGE_STYLE}</head>", 1)
     # A function, so that backslashes in the chapter are left alone.
     return re.sub(r"<body[^>]*>", lambda match: match[0] + navigation, page, count=1)

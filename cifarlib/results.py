@@ -141,7 +141,7 @@ def write(
     path = folder() / f"{name}.json"
     path.parent.mkdir(exist_ok=True)
     temporary = path.with_suffix(".new")
-    temporary.write_text(json.dumps(result._asdict(), indent=2) + "\n", encoding="utf-8")
+    temporary.write_text(json.dumps(result._asdict(), indent=2) + "\n", "utf-8", newline="\n")
     temporary.replace(path)
     return result
 
@@ -195,7 +195,7 @@ def stamp_readme() -> None:
     path = folder().parent / "README.md"
     text = path.read_text(encoding="utf-8")
     if (stamped := stamp(text)) != text:
-        path.write_text(stamped, encoding="utf-8")
+        path.write_text(stamped, encoding="utf-8", newline="\n")
 
 
 def _chapter_seconds(number: str, profile: str) -> str:
@@ -207,7 +207,7 @@ def _time_line(number: str) -> str:
     quick, full = (_chapter_seconds(number, profile) for profile in ("quick", "full"))
     result = read(f"chapter-{number}-full")
     where = f" on {result.hardware} ({result.data_kind} of the data)" if result else ""
-    return f"**Time** quick profile {quick}, full profile {full}{where}"
+    return f"quick profile {quick}, full profile {full}{where}"
 
 
 def _chapters_table() -> str:
@@ -221,14 +221,12 @@ def _chapters_table() -> str:
 
 
 def _benchmarks_table() -> str:
-    rows = ["| what | ratio | n | measured with |", "|---|--:|--:|---|"]
+    rows = ["| what | times as fast | n |", "|---|--:|--:|"]
     for result in read_all():
         if result.name.startswith("benchmark-"):
             spread = f"{min(result.values):.1f} to {max(result.values):.1f}"
             ratio = f"{statistics.median(result.values):.1f} ({spread})"
-            rows.append(
-                f"| {result.metric} | {ratio} | {len(result.values)} | `{result.command}` |"
-            )
+            rows.append(f"| {result.metric} | {ratio} | {len(result.values)} |")
     return "\n".join(rows)
 
 

@@ -15,6 +15,7 @@ import signal
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -74,6 +75,9 @@ def run(
             "the synthetic stand-in",
             "Name an archive with CIFARLIB_SOURCE.",
         )
+    if output == selected[0].path.parent.resolve():
+        advice = "Choose another with --output; --record writes outputs into the chapters."
+        raise InputError(output, "a folder of its own", "that of the chapters", advice)
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -97,11 +101,16 @@ def _run_into(
 ) -> Path:
     unfinished = output / ".unfinished"
     numbers = [chapter.number for chapter in selected]
-    run_key = _hash(_package_source(), description.fingerprint, profile, *numbers)
-    continued = unfinished.exists() and unfinished.read_text() == run_key
-    unfinished.write_text(run_key)
+    backend = os.environ.get("KERAS_BACKEND", "")
+    run_key = _hash(_package_source(), description.fingerprint, profile, backend, *numbers)
+    run_id = _unfinished_run(unfinished, run_key)
+    if continued := run_id is not None:
+        _say("Continuing the interrupted run")
+    else:
+        run_id = uuid.uuid4().hex
+        unfinished.write_text(f"{run_key} {run_id}")
     for chapter in selected:
-        key = _hash(run_key, chapter.path.read_text(encoding="utf-8"))
+        key = _hash(run_id, chapter.path.read_text(encoding="utf-8"))
         copy = output / chapter.path.name
         if continued and _finished_key(copy) == key:
             _say(f"{chapter.number}  {chapter.path.stem[3:]}: kept from the interrupted run")
@@ -109,7 +118,7 @@ def _run_into(
         facts = {"profile": profile, "data": description.kind, "hardware": devices.describe_cpu()}
         notebook = _execute(chapter, copy, profile, facts)
         notebook.metadata["cifarlib"]["key"] = key
-        nbformat.write(notebook, copy)
+        _write(notebook, copy)
     if record:
         for chapter in selected:
             _record(chapter, nbformat.read(output / chapter.path.name, as_version=4), profile)
@@ -123,6 +132,7 @@ def _run_into(
 def _execute(chapter: Chapter, copy: Path, profile: str, facts: dict) -> nbformat.NotebookNode:
     """Execute one chapter and return it with its outputs; keep what there is if it fails."""
     notebook = nbformat.read(chapter.path, as_version=4)
+    notebook.metadata.pop("cifarlib", None)  # what is said of an earlier run
     name, _ = chapters.title_and_promise(notebook)
     num_cells = sum(cell.cell_type == "code" for cell in notebook.cells)
     environment = {**os.environ, "CIFARLIB_PROFILE": profile, "CIFARLIB_UNATTENDED": "1"}
@@ -141,7 +151,8 @@ def _execute(chapter: Chapter, copy: Path, profile: str, facts: dict) -> nbforma
             # nbclient's own handler kills the kernel and then fails somewhere in its own code.
             if os.name == "posix":
                 loop, task = asyncio.get_running_loop(), asyncio.current_task()
-                loop.add_signal_handler(signal.SIGINT, interrupt, task)
+                for number in (signal.SIGINT, signal.SIGTERM):
+                    loop.add_signal_handler(number, interrupt, task)
 
         def interrupt(task: asyncio.Task) -> None:
             nonlocal interrupted
@@ -166,10 +177,14 @@ def _execute(chapter: Chapter, copy: Path, profile: str, facts: dict) -> nbforma
         )
         try:
             client.execute(env=environment)
-        except (CellExecutionError, DeadKernelError, asyncio.CancelledError) as error:
-            if interrupted:
+        except (Exception, asyncio.CancelledError) as error:
+            # While a kernel starts the handler is nbclient's, which leaves a trace of its own.
+            stopped = getattr(client, "_async_cleanup_kernel_future", None) is not None
+            if interrupted or stopped or isinstance(error, asyncio.CancelledError):
                 raise KeyboardInterrupt from error
-            nbformat.write(notebook, copy)
+            if not isinstance(error, CellExecutionError | DeadKernelError):
+                raise
+            _write(notebook, copy)
             raise ChapterError(_tell_failure(chapter, name, notebook, error)) from error
     seconds = time.monotonic() - began
     notebook.metadata["cifarlib"] = {
@@ -236,10 +251,24 @@ def _record(chapter: Chapter, executed: nbformat.NotebookNode, profile: str) -> 
     else:
         executed = nbformat.read(chapter.path, as_version=4)
     executed.cells[0].source = results.stamp(executed.cells[0].source)
-    temporary = chapter.path.with_suffix(".new")
-    nbformat.write(executed, temporary)
-    temporary.replace(chapter.path)
+    _write(executed, chapter.path)
     _say(f"{chapter.number}  recorded in {chapter.path.name}")
+
+
+def _write(notebook: nbformat.NotebookNode, path: Path) -> None:
+    """Write a notebook whole or not at all."""
+    temporary = path.with_suffix(".new")
+    nbformat.write(notebook, temporary)
+    temporary.replace(path)
+
+
+def _unfinished_run(unfinished: Path, run_key: str) -> str | None:
+    """Return the id of the interrupted run that this one continues, None for a new run."""
+    try:
+        key, run_id = unfinished.read_text().split()
+    except (OSError, ValueError):
+        return None
+    return run_id if key == run_key else None
 
 
 def _clean(executed: nbformat.NotebookNode) -> None:
@@ -294,7 +323,7 @@ def _without_paths(text: str) -> str:
         sys.prefix: "<environment>",
         str(settings.checkout_folder() or Path.cwd()): "<checkout>",
         tempfile.gettempdir(): "<temporary>",
-        str(Path.home()): "~",
+        str(settings.expand("~")): "~",
     }
     for folder, name in folders.items():
         if len(folder) > 1:

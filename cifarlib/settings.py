@@ -4,6 +4,7 @@ Read anew at every call, so that a notebook may set a variable in its first cell
 settings of one chapter: those stand in that chapter's own cell of knobs.
 """
 
+import contextlib
 import os
 import shutil
 from pathlib import Path
@@ -34,9 +35,18 @@ def source() -> str | None:
     if not value:
         return None
     root = checkout_folder()
-    if root and not Path(value).exists() and (root / value).exists():
-        return str((root / value).resolve())
+    with contextlib.suppress(OSError):  # no permission, or no name at all: the reader will tell
+        if root and not Path(value).exists() and (root / value).exists():
+            return str((root / value).resolve())
     return value
+
+
+def expand(path: str) -> Path:
+    """Return a path with ``~`` replaced, or as it is where there is no home to tell."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
 
 
 def cache_folder() -> Path:
@@ -46,7 +56,7 @@ def cache_folder() -> Path:
     """
     value = os.environ.get("CIFARLIB_CACHE", "").strip()
     if value:
-        return Path(value).expanduser().resolve()
+        return expand(value).resolve()
     root = checkout_folder()
     return root / "data" if root else Path(platformdirs.user_cache_dir("cifarlib"))
 

@@ -27,7 +27,9 @@ CLASS_NAMES = (
 
 
 class Split(NamedTuple):
-    """Images and their labels.
+    """Images and their labels: a pair, so that ``images, labels = split`` works.
+
+    ``len(split.labels)`` is the number of images; ``len(split)`` is 2, as for any pair.
 
     Attributes:
         images: uint8 array of shape (n, 32, 32, C), values 0 to 255; C is 3 for colour
@@ -125,6 +127,14 @@ def _record_use(part: str) -> None:
 def _calling_place() -> _Place:
     """Return the innermost place outside this package that led here."""
     package = f"{Path(__file__).parent}{os.sep}"
+    interactive = sys.modules.get("IPython")
+    shell = interactive.get_ipython() if interactive else None
+    cell = _outermost_cell(shell.user_ns) if shell else None
+    if cell:
+        # A cell is one place, and IPython gives each a file name of its own. It has no number
+        # under nbval, which executes cells without a history; but its text is always known.
+        file, line = cell
+        return _Place(file, f"cell: {linecache.getline(file, line).strip()}")
     frame = sys._getframe()
     while frame.f_back and (
         frame.f_code.co_filename.startswith((package, "<frozen"))
@@ -132,20 +142,27 @@ def _calling_place() -> _Place:
     ):
         frame = frame.f_back
     file, line = frame.f_code.co_filename, frame.f_lineno
-    interactive = sys.modules.get("IPython")
-    shell = interactive.get_ipython() if interactive else None
-    if shell and frame.f_globals is shell.user_ns:
-        # A cell is one place, and IPython gives each a file name of its own. It has no number
-        # under nbval, which executes cells without a history; but its text is always known.
-        return _Place(file, f"cell: {linecache.getline(file, line).strip()}")
-    place = f"{Path(file).name}:{line}"
-    return _Place(f"{file}:{line}", place)
+    return _Place(f"{file}:{line}", f"{Path(file).name}:{line}")
+
+
+def _outermost_cell(user_namespace: dict) -> tuple[str, int] | None:
+    """Return file name and line of the cell being executed, None outside a notebook.
+
+    The outermost, since a function defined in one cell may look at the test set on behalf of
+    many others.
+    """
+    found, frame = None, sys._getframe()
+    while frame:
+        if frame.f_globals is user_namespace:
+            found = frame.f_code.co_filename, frame.f_lineno
+        frame = frame.f_back
+    return found
 
 
 # A use belongs to the code that hands the test set to a library, not to the library's line.
 _LIBRARIES = frozenset(
     {"numpy", "pandas", "sklearn", "keras", "tensorflow", "jax", "torch"}
-    | {"joblib", "collections", "copy", "pickle"}
+    | {"joblib", "collections", "copy", "pickle", "concurrent", "threading", "multiprocessing"}
 )
 
 

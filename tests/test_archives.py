@@ -615,3 +615,34 @@ def test_colour_and_grayscale_are_not_written_together(tmp_path, tiny, tiny_gray
     with pytest.raises(InputError):
         archives.write_binary(tmp_path / "a.tar.gz", tiny[0], tiny_gray[1])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_two_trees_in_one_folder_are_refused(tmp_path, build, tiny):
+    members = build.folders(*tiny, root="a/") | build.folders(*tiny, root="b/")
+    with pytest.raises(InputError, match="one copy of the data set, found one in each of a, b"):
+        archives.read(build.pack(tmp_path / "two", members))
+
+
+def test_other_folders_beside_the_two_splits_are_passed_over(tmp_path, build, tiny):
+    members = build.folders(*tiny)
+    extra = {name.replace("train/", "validation/"): members[name] for name in members}
+    read = archives.read(build.pack(tmp_path / "tree", members | extra))
+    assert len(read.train.labels) == len(tiny[0].labels)
+
+
+def test_two_copies_of_a_batch_are_refused(tmp_path, build, official):
+    members = build.binary(*official) | build.binary(*official, folder="again")
+    with pytest.raises(InputError, match="one copy of the data set"):
+        archives.read(build.pack(tmp_path / "a.tar.gz", members))
+
+
+def test_a_text_file_called_jpg_is_told_without_python_addresses(tmp_path, build, tiny):
+    members = build.folders(*tiny) | {"train/cat/9999.jpg": b"hello"}
+    with pytest.raises(InputError, match=r"9999\.jpg: .*found a file that is none") as caught:
+        archives.read(build.pack(tmp_path / "tree", members))
+    assert "0x" not in str(caught.value)
+
+
+def test_another_suffix_than_what_is_written_is_refused(tmp_path, tiny):
+    with pytest.raises(InputError, match=r"ends in \.tar\.gz"):
+        archives.write_binary(tmp_path / "a.zip", *tiny)

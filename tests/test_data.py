@@ -705,3 +705,31 @@ def test_address_that_cannot_be_had_is_an_error(server, answer):
 def test_address_of_something_else_is_an_error(server):
     with pytest.raises(InputError, match="expected a complete tar or zip archive"):
         load_strictly(server.offer("b.tar.gz", b"<html>Log in first</html>"))
+
+
+def test_damaged_archive_from_an_address_is_fetched_anew(server, archive, tiny, assert_same_split):
+    content = archive.read_bytes()
+    url = server.offer("b.tar.gz", content[:-100], content)
+    with pytest.raises(InputError, match="damaged or truncated"):
+        data.load_cifar10(url)
+    assert_same_split(data.load_cifar10(url)[0], tiny[0])
+
+
+def test_empty_source_is_refused(archive, monkeypatch):
+    monkeypatch.setenv("CIFARLIB_SOURCE", str(archive))
+    with pytest.raises(InputError, match="found nothing"):
+        data.load_cifar10("")
+
+
+def test_the_larger_data_set_is_preferred_among_cached_ones(tmp_path, build, tiny, archive):
+    fewer = [Split(*(part[:10] for part in split)) for split in tiny]
+    data.fetch(archive)
+    data.fetch(build.pack(tmp_path / "small.zip", build.folders(*fewer)))
+    assert data.fetch().origin == str(archive)
+
+
+def test_loaded_labels_are_read_only_like_the_images(archive):
+    for split in data.load_cifar10(archive):
+        for array in split:
+            with pytest.raises(ValueError, match="read-only"):
+                array[0] = 0

@@ -291,3 +291,43 @@ def test_executed_copies_say_what_they_were_executed_with(checkout):
     facts = json.loads((root / "build" / "01_a.ipynb").read_text())["metadata"]["cifarlib"]
     assert (facts["profile"], facts["data"]) == ("quick", "copy")
     assert facts["seconds"] > 0
+
+
+def test_the_chapters_own_folder_is_no_place_for_copies(checkout):
+    root = checkout(_01_a=["print(1)"])
+    with pytest.raises(InputError, match="a folder of its own"):
+        running.run(output=root / "notebooks")
+    assert [path.name for path in (root / "notebooks").iterdir()] == ["01_a.ipynb"]
+
+
+def test_a_failed_chapter_is_not_reported_with_the_facts_of_its_recording(checkout):
+    root = checkout(_01_a=["print(1)"], _02_b=["1 / 0"])
+    path = root / "notebooks" / "02_b.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    notebook.metadata["cifarlib"] = {"profile": "full", "seconds": 77}
+    nbformat.write(notebook, path)
+    with pytest.raises(running.ChapterError):
+        running.run()
+    page = running.run(["01"])
+    assert "02_b.html" not in page.read_text()
+
+
+def test_a_run_that_was_not_interrupted_is_not_kept(checkout, monkeypatch):
+    log = "open('../log', 'a').write('{}')"
+    root = checkout(_01_a=[log.format(1)], _02_b=["import os; os.environ['KERAS_BACKEND'] and 1"])
+    monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
+    running.run()
+    monkeypatch.setenv("KERAS_BACKEND", "")
+    checkout(_02_b=["1 / 0"])
+    for _ in range(2):
+        with pytest.raises(running.ChapterError):
+            running.run()
+    assert (root / "log").read_text() == "11", "once a backend; the second failure continues"
+
+
+def test_a_half_written_copy_of_another_chapter_does_not_stop_the_report(checkout):
+    root = checkout(_01_a=["print(1)"], _02_b=["print(2)"])
+    running.run()
+    copy = root / "build" / "02_b.ipynb"
+    copy.write_bytes(copy.read_bytes()[:200])
+    assert "02_b.html" not in running.run(["01"]).read_text()

@@ -213,9 +213,7 @@ for cell in cells:
 """
     script = script.replace("STORE_HISTORY", str(store_history))
     output, errors = run_python(script).communicate(timeout=60)
-    assert "('cell: test.images', 'images'); ('cell: return test.labels', 'labels')" in output, (
-        errors
-    )
+    assert "('cell: test.images', 'images'); ('cell: use()', 'labels')" in output, errors
 
 
 def test_use_in_a_script_under_ipython_tells_the_script(recorded, monkeypatch):
