@@ -90,9 +90,9 @@ def subplots(
 
 def show_images(
     pictures: np.ndarray,
-    captions: Sequence[str] | None = None,
+    captions: Sequence[str] = (),
     *,
-    row_names: Sequence[str] | None = None,
+    row_names: Sequence[str] = (),
     num_columns: int = 10,
     inches: float = 0.75,
     title: str = "",
@@ -110,8 +110,9 @@ def show_images(
     Returns:
         The figure.
     """
+    captions, row_names = list(captions), list(row_names)
     num_rows = -(-len(pictures) // num_columns)
-    num_lines = max((caption.count("\n") + 1 for caption in captions), default=0) if captions else 0
+    num_lines = max((caption.count("\n") + 1 for caption in captions), default=0)
     size = (
         num_columns * inches + (1.1 if row_names else 0.2),
         num_rows * (inches + 0.19 * num_lines) + (0.5 if title else 0.1),
@@ -126,7 +127,7 @@ def show_images(
         ax.imshow(shown, cmap="gray", vmin=0, vmax=top, interpolation="nearest")
         if captions:
             ax.set_title(captions[index], fontsize=9, weight="normal", pad=2)
-    for row, name in enumerate(row_names or ()):
+    for row, name in enumerate(row_names):
         axes[row, 0].text(
             -0.15, 0.5, name, transform=axes[row, 0].transAxes, ha="right", va="center", fontsize=11
         )
@@ -231,7 +232,9 @@ def plot_image_map(
             pictures[index].squeeze(), zoom=0.8, cmap="gray", interpolation="nearest"
         )
         frame = {"edgecolor": PALETTE[labels[index]], "linewidth": 2}
-        ax.add_artist(AnnotationBbox(picture, positions[index], pad=0.05, bboxprops=frame))
+        box = AnnotationBbox(picture, positions[index], pad=0.05, bboxprops=frame)
+        box.set_in_layout(False)  # or the layout makes room for each beside the axes
+        ax.add_artist(box)
     handles = [plt.Line2D([], [], marker="o", ls="", color=color) for color in PALETTE]
     ax.legend(
         handles,
