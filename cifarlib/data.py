@@ -225,8 +225,8 @@ def _open_source(source: _Source, force: bool) -> tuple[Split, Split, Descriptio
         try:
             archive = archives.read(path)
         except InputError as error:
-            if path.is_relative_to(settings.cache_folder() / "downloads"):
-                path.unlink()  # so that the next call gets it anew
+            if _is_address(source.name):
+                path.unlink()  # our own copy: the next call gets it anew
             raise _UnreadableError(*error.args) from error
         num_channels = archive.train.images.shape[-1]
         if num_channels != 3:
@@ -303,9 +303,13 @@ def _best_cache() -> tuple[Split, Split, Description] | None:
 def _named_source(named: str) -> _Source:
     if named == "synthetic":
         return _synthetic_source()
-    if re.match(r"https?://", named, re.IGNORECASE):
+    if _is_address(named):
         return _address_source(named)
     return _file_source(settings.expand(named))
+
+
+def _is_address(named: str) -> bool:
+    return re.match(r"https?://", named, re.IGNORECASE) is not None
 
 
 def _file_source(path: Path) -> _Source:
