@@ -161,24 +161,32 @@ def load_or_build(
     """
     damage = None
     try:
-        train, test, remembered = load(folder)
-        if is_current(remembered):
-            return train, test, remembered, None
-        del train, test  # Windows does not replace files that are mapped
-    except FileNotFoundError:
-        pass
+        if opened := _load_current(folder, is_current):
+            return (*opened, None)
     except DamagedError as error:
         damage = str(error)
     with locked(folder):
         # Another program may have built it while this one waited for the lock.
-        try:
-            train, test, remembered = load(folder)
-            if is_current(remembered):
-                return train, test, remembered, None
-        except (FileNotFoundError, DamagedError):
-            pass
+        with contextlib.suppress(DamagedError):
+            if opened := _load_current(folder, is_current):
+                return (*opened, None)
         build()
         return (*load(folder), damage)
+
+
+def _load_current(
+    folder: Path, is_current: Callable[[dict], bool]
+) -> tuple[Split, Split, dict[str, Any]] | None:
+    """Open a cached data set if it is there and fits its source.
+
+    A function of its own, so that an outdated one is no longer mapped when it is replaced:
+    Windows would refuse.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        train, test, remembered = load(folder)
+        if is_current(remembered):
+            return train, test, remembered
+    return None
 
 
 def _open_array(path: Path) -> np.ndarray:

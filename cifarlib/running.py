@@ -135,13 +135,16 @@ def _execute(chapter: Chapter, copy: Path, profile: str, facts: dict) -> nbforma
     notebook.metadata.pop("cifarlib", None)  # what is said of an earlier run
     name, _ = chapters.title_and_promise(notebook)
     num_cells = sum(cell.cell_type == "code" for cell in notebook.cells)
-    environment = {**os.environ, "CIFARLIB_PROFILE": profile, "CIFARLIB_UNATTENDED": "1"}
+    environment = {
+        **os.environ,
+        "CIFARLIB_PROFILE": profile,
+        "CIFARLIB_CACHE": str(settings.cache_folder()),
+        "CIFARLIB_UNATTENDED": "1",
+    }
     if source := settings.source():
         environment["CIFARLIB_SOURCE"] = (
             str(Path(source).resolve()) if Path(source).exists() else source
         )
-    if cache := os.environ.get("CIFARLIB_CACHE", "").strip():
-        environment["CIFARLIB_CACHE"] = str(Path(cache).expanduser().resolve())
     began = time.monotonic()
     peak = 0
     interrupted = False
