@@ -142,9 +142,7 @@ def _execute(chapter: Chapter, copy: Path, profile: str, facts: dict) -> nbforma
         "CIFARLIB_UNATTENDED": "1",
     }
     if source := settings.source():
-        environment["CIFARLIB_SOURCE"] = (
-            str(Path(source).resolve()) if Path(source).exists() else source
-        )
+        environment["CIFARLIB_SOURCE"] = source
     began = time.monotonic()
     peak = 0
     interrupted = False

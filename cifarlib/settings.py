@@ -29,15 +29,16 @@ def source() -> str | None:
     """Return ``CIFARLIB_SOURCE``, None when it is unset or empty.
 
     A relative path is looked for in the working directory, then in the root of the checkout:
-    a notebook's kernel starts in ``notebooks/``, the command that named the path did not.
+    a notebook's kernel starts in ``notebooks/``, the command that named the path did not. What
+    exists is returned absolute, so that it may be handed on to programs that start elsewhere.
     """
     value = os.environ.get("CIFARLIB_SOURCE", "").strip()
     if not value:
         return None
-    root = checkout_folder()
     with contextlib.suppress(OSError):  # no permission, or no name at all: the reader will tell
-        if root and not Path(value).exists() and (root / value).exists():
-            return str((root / value).resolve())
+        for folder in (Path(), checkout_folder() or Path()):
+            if (folder / value).exists():
+                return str((folder / value).resolve())
     return value
 
 
