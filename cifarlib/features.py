@@ -11,7 +11,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from sklearn.base import BaseEstimator, TransformerMixin
+import scipy.linalg
+from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.cluster import MiniBatchKMeans
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
@@ -20,7 +21,16 @@ from threadpoolctl import threadpool_limits
 from cifarlib import devices, progress
 
 
-class HistogramOfGradients(TransformerMixin, BaseEstimator):
+class _Features(TransformerMixin, BaseEstimator):
+    """What the transformers share: they make float32 of whatever numbers come in."""
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float32"]
+        return tags
+
+
+class HistogramOfGradients(_Features):
     """Histograms of oriented gradients (Dalal and Triggs, 2005).
 
     Where does brightness change, and in which direction? Each cell of the image gets a histogram
@@ -97,7 +107,7 @@ class HistogramOfGradients(TransformerMixin, BaseEstimator):
         return blocks.reshape(len(rows), -1)
 
 
-class PatchDictionary(TransformerMixin, BaseEstimator):
+class PatchDictionary(_Features):
     """Similarity to small patches learned without labels (Coates, Lee and Ng, 2011).
 
     k-means on whitened patches of the training images finds edges, blobs and colour contrasts.
@@ -153,9 +163,7 @@ class PatchDictionary(TransformerMixin, BaseEstimator):
         random = check_random_state(self.random_state)
         samples = self._normalise(self._sample(X, random))
         self.mean_ = samples.mean(axis=0)
-        values, vectors = np.linalg.eigh(np.cov((samples - self.mean_).T, dtype=np.float64))
-        scale = 1 / np.sqrt(np.maximum(values, 0) + self.whitening)
-        self.whitening_ = ((vectors * scale) @ vectors.T).astype(np.float32)
+        self.whitening_ = _whitening_matrix(np.cov((samples - self.mean_).T), self.whitening)
         clustering = MiniBatchKMeans(
             self.num_patches, batch_size=4096, n_init=1, max_iter=20, random_state=random
         )
@@ -194,20 +202,160 @@ class PatchDictionary(TransformerMixin, BaseEstimator):
         num_positions = windows.shape[1]
         patches = self._normalise(windows.reshape(-1, self.patches_.shape[1]))
         patches = (patches - self.mean_) @ self.whitening_
-        # |x - p|² = |x|² - 2 x·p + |p|², in one matrix product and in place from there on.
-        distance = patches @ (-2 * self.patches_.T)
-        distance += (patches**2).sum(axis=1, keepdims=True)
-        distance += (self.patches_**2).sum(axis=1)
-        np.maximum(distance, 0, out=distance)
-        np.sqrt(distance, out=distance)
-        similarity = np.subtract(distance.mean(axis=1, keepdims=True), distance, out=distance)
-        np.maximum(similarity, 0, out=similarity)
-        # Pooling by a product: a row of ones for each quarter of the positions.
+        # |x - p|² = |x|² - 2 x·p + |p|² is one matrix product of (x, |x|², 1) with
+        # (-2 p, 1, |p|²). Rounding may leave it a little below zero.
+        squares = np.einsum("ij,ij->i", patches, patches)[:, None]
+        left = np.hstack([patches, squares, np.ones_like(squares)])
+        left = left.reshape(len(rows), num_positions**2, -1)
+        num_patches = len(self.patches_)
+        right = np.empty((left.shape[2], num_patches), np.float32)
+        right[:-2] = -2 * self.patches_.T
+        right[-2] = 1
+        right[-1] = (self.patches_**2).sum(axis=1)
+        # Pooling is a product, too: a row of ones for each quarter of the positions.
         half = np.arange(num_positions) < (num_positions + 1) // 2
-        quarters = [np.outer(down, right) for down in (half, ~half) for right in (half, ~half)]
+        quarters = [np.outer(down, across) for down in (half, ~half) for across in (half, ~half)]
         pool = np.array(quarters, np.float32).reshape(4, -1)
-        pooled = pool @ similarity.reshape(len(rows), num_positions**2, -1)
+        mean = np.full(num_patches, 1 / num_patches, np.float32)
+        pooled = np.empty((len(rows), 4, num_patches), np.float32)
+        distance = np.empty((num_positions**2, num_patches), np.float32)
+        for index in range(len(rows)):  # one image at a time stays in the processor's cache
+            np.matmul(left[index], right, out=distance)
+            np.sqrt(np.maximum(distance, 0, out=distance), out=distance)
+            similarity = np.subtract((distance @ mean)[:, None], distance, out=distance)
+            np.maximum(similarity, 0, out=similarity)
+            np.matmul(pool, similarity, out=pooled[index])
         return pooled.reshape(len(rows), -1)
+
+
+class MirrorInvariant(_Features):
+    """Describe an image and its mirror image by the same features: the mean of both.
+
+    A photograph seen in a mirror shows the same thing. A linear model that is trained on every
+    image and its mirror image learns weights that are symmetric, and symmetric weights see
+    nothing but this mean: it is the augmented training set at the size of the plain one.
+
+    Args:
+        transformer: makes features of rows of pixels.
+
+    Attributes:
+        transformer_: the fitted transformer.
+        image_shape_: (height, width, channels).
+        n_features_in_: height · width · channels.
+    """
+
+    def __init__(self, transformer: TransformerMixin):
+        self.transformer = transformer
+
+    def fit(self, X, y=None):
+        """Fit the transformer on the images as they are.
+
+        Args:
+            X: array of shape (n, height · width · channels).
+            y: given to the transformer.
+        """
+        X = validate_data(self, X, dtype=np.float32)
+        self.image_shape_ = square_image_shape(X.shape[1])
+        self.transformer_ = clone(self.transformer).fit(X, y)
+        return self
+
+    def transform(self, X) -> np.ndarray:
+        """Return the features, float32 of shape (n, features of the transformer)."""
+        check_is_fitted(self)
+        X = validate_data(self, X, dtype=np.float32, reset=False)
+        mirrored = X.reshape(-1, *self.image_shape_)[:, :, ::-1].reshape(X.shape)
+        features = self.transformer_.transform(mirrored)
+        features += self.transformer_.transform(X)
+        features /= 2
+        return features
+
+
+class Whitening(_Features):
+    """Standardised features made uncorrelated (ZCA), except for those that hardly vary.
+
+    Solvers crawl where features resemble each other, as thousands of similarities to patches
+    do; whitened, they arrive in a dozen steps. ``PCA(whiten=True)`` blows up directions that
+    hold nothing but noise, or drops them. Here each is divided by the root of its variance
+    *plus a floor*, so that directions far below the floor stay small.
+
+    Args:
+        floor: added to the variances of the principal directions, in units of the variance of
+            one standardised feature.
+
+    Attributes:
+        mean_: mean of each feature, float32 of shape (d,).
+        whitening_: float32 of shape (d, d), from centred features to whitened ones.
+        n_features_in_: d.
+    """
+
+    def __init__(self, floor: float = 0.03):
+        self.floor = floor
+
+    def fit(self, X, y=None):
+        """Measure mean and covariance.
+
+        Args:
+            X: array of shape (n, d); some seconds for d of a few thousand.
+            y: ignored.
+        """
+        X = validate_data(self, X, dtype=np.float32, ensure_min_samples=2)
+        if not self.floor > 0:
+            raise ValueError(f"floor={self.floor}: expected a number above 0")
+        self.mean_ = X.mean(axis=0, dtype=np.float64).astype(np.float32)
+        covariance = np.zeros((X.shape[1], X.shape[1]), np.float32)
+        for start in range(0, len(X), 5_000):
+            rows = X[start : start + 5_000] - self.mean_
+            covariance += rows.T @ rows
+        covariance /= len(X)
+        deviation = np.sqrt(np.diag(covariance))
+        scale = np.where(deviation > 0, 1 / np.maximum(deviation, 1e-30), 1)
+        covariance *= scale
+        covariance *= scale[:, None]
+        self.whitening_ = _whitening_matrix(covariance, self.floor)
+        self.whitening_ *= scale[:, None]
+        return self
+
+    def transform(self, X) -> np.ndarray:
+        """Return the whitened features, float32 of shape (n, d)."""
+        check_is_fitted(self)
+        X = validate_data(self, X, dtype=np.float32, reset=False)
+        features = X @ self.whitening_
+        features -= self.mean_ @ self.whitening_
+        return features
+
+
+class FirstColumns(_Features):
+    """Keep the first features only, such as the leading principal components.
+
+    A search over the number of components fits the components once and then varies this.
+
+    Args:
+        count: how many to keep; None for all.
+
+    Attributes:
+        n_features_in_: number of features before.
+    """
+
+    def __init__(self, count: int | None = None):
+        self.count = count
+
+    def fit(self, X, y=None):
+        """Check that there are as many.
+
+        Args:
+            X: array of shape (n, d).
+            y: ignored.
+        """
+        X = validate_data(self, X, dtype=np.float32)
+        if self.count is not None and not 1 <= self.count <= X.shape[1]:
+            raise ValueError(f"count={self.count}: expected 1 to {X.shape[1]}, the features")
+        return self
+
+    def transform(self, X) -> np.ndarray:
+        """Return the first columns, float32 of shape (n, count)."""
+        check_is_fitted(self, "n_features_in_")
+        X = validate_data(self, X, dtype=np.float32, reset=False)
+        return np.ascontiguousarray(X[:, : self.count])
 
 
 def square_image_shape(num_features: int) -> tuple[int, int, int]:
@@ -229,6 +377,17 @@ def square_image_shape(num_features: int) -> tuple[int, int, int]:
     raise ValueError(
         f"X: expected rows of a square image, gray or colour, found {num_features} features"
     )
+
+
+def _whitening_matrix(covariance: np.ndarray, floor: float) -> np.ndarray:
+    """Return the symmetric root of (covariance + floor)⁻¹, float32.
+
+    Symmetric, so that nothing depends on the arbitrary signs of eigenvectors.
+    """
+    # Divide and conquer: several times as fast as SciPy's default for thousands of features.
+    values, vectors = scipy.linalg.eigh(covariance, driver="evd")
+    scale = 1 / np.sqrt(np.maximum(values, 0) + floor)
+    return ((vectors * scale) @ vectors.T).astype(np.float32)
 
 
 def _in_blocks(

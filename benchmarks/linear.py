@@ -1,0 +1,91 @@
+"""Test accuracy of every rung of chapter 3's ladder, gray and colour, cheapest first.
+
+    python benchmarks/linear.py [--rung R] [--color gray|rgb] [--seeds 0 1 2] [--record] [--force]
+
+C is chosen on held-out training images; each finished model sees the test set once. With
+``--record`` the accuracies go to ``results/``, and what is there already is not measured again
+unless ``--force`` asks for it: an interrupted run continues.
+"""
+
+import argparse
+import re
+import time
+from pathlib import Path
+
+import numpy as np
+
+from cifarlib import classical, data, devices, images, results
+
+RANDOM = ("patches", "mirrored patches")
+
+
+def main() -> None:
+    """Measure, print, and record if asked to."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rung", choices=classical.RUNGS, help="one rung only")
+    parser.add_argument("--color", choices=("gray", "rgb"), help="one of the two only")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--record", action="store_true", help="write to results/")
+    parser.add_argument("--force", action="store_true", help="measure what is recorded, too")
+    options = parser.parse_args()
+    train, test = data.load_cifar10()
+    print(data.current(), devices.describe_cpu(), sep="\n")
+    for rung in (options.rung,) if options.rung else classical.RUNGS:
+        for color in (options.color,) if options.color else ("gray", "rgb"):
+            name = f"linear-{rung.replace(' ', '-')}-{color}"
+            if options.record and not options.force and results.read(name):
+                print(f"{name}: recorded")
+                continue
+            measure(rung, color, options.seeds if rung in RANDOM else [0], train, test, options)
+
+
+def measure(rung, color, seeds, train, test, options) -> None:
+    """Fit one rung with every seed and judge it on the test set."""
+    rows = {}
+    for split_name, split in (("train", train), ("test", test)):
+        pictures = split.images if color == "rgb" else images.to_grayscale(split.images)
+        rows[split_name] = images.flatten(images.to_unit_range(pictures))
+    began = time.monotonic()
+    accuracies, details = [], {"C": [], "validation_accuracy": [], "seconds": []}
+    for seed in seeds:
+        seed_began = time.monotonic()
+        fitted = classical.fit(classical.build(rung, seed=seed), rows["train"], train.labels)
+        accuracies.append(float(np.mean(fitted.model.predict(rows["test"]) == test.labels)))
+        details["C"].append(fitted.C)
+        details["validation_accuracy"].append(fitted.validation["accuracy"].max())
+        details["seconds"].append(time.monotonic() - seed_began)
+        chosen = fitted.validation.set_index("C").loc[fitted.C]
+        details["converged"] = bool(chosen["converged"])
+        print(
+            f"{rung}, {color}, seed {seed}: {accuracies[-1]:.2%} of {len(test.labels):,} test "
+            f"images (validation {details['validation_accuracy'][-1]:.2%}), C = {fitted.C:g}, "
+            f"{details['seconds'][-1]:.0f} s, peak {peak_memory()} GiB so far",
+            flush=True,
+        )
+    details["num_test_images"] = len(test.labels)
+    details["peak_memory_gib_of_process"] = peak_memory()
+    if options.record:
+        results.write(
+            f"linear-{rung.replace(' ', '-')}-{color}",
+            chapter="03",
+            metric="test accuracy",
+            values=accuracies,
+            seeds=seeds if rung in RANDOM else None,
+            color=color,
+            seconds=time.monotonic() - began,
+            command=f"python benchmarks/linear.py --rung '{rung}' --color {color} --record",
+            details=details,
+        )
+
+
+def peak_memory() -> float:
+    """Return the peak resident memory of this process in GiB, NaN where nobody tells."""
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return float("nan")
+    return round(int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 2**20, 2)
+
+
+if __name__ == "__main__":
+    main()
