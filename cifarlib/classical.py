@@ -6,11 +6,12 @@ with its strength of regularisation chosen on held-out training images, and
 (`features`) nor for networks (`models`, `training`).
 """
 
+import contextlib
 import hashlib
 import json
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,13 +23,19 @@ from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning, FitFailedWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import check_scoring
-from sklearn.model_selection import GridSearchCV, ParameterGrid, check_cv, train_test_split
+from sklearn.model_selection import (
+    GridSearchCV,
+    ParameterGrid,
+    StratifiedKFold,
+    check_cv,
+    train_test_split,
+)
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import indexable
 from threadpoolctl import threadpool_limits
 
-from cifarlib import features, progress
+from cifarlib import devices, features, progress
 from cifarlib.errors import CifarlibError, InputError
 
 RUNGS = ("raw", "standardized", "whitened", "gradients", "patches", "mirrored patches")
@@ -73,19 +80,25 @@ class Fit(NamedTuple):
     """A fitted classifier, and how its strength of regularisation was chosen.
 
     Attributes:
-        model: the fitted pipeline.
-        validation: a row for each C tried, in the order of the values: ``C``, ``accuracy`` on
-            the held-out images, ``train_accuracy``, ``iterations``, ``converged`` and
-            ``seconds``, those of the last step alone.
+        model: the fitted pipeline, its last step fitted on all images.
+        candidate: the last step fitted with the same C, but without the held-out images.
+        validation: a row for each C tried, ascending: ``C``, ``accuracy`` on the held-out
+            images, ``train_accuracy``, ``iterations``, ``converged`` and ``seconds``, those of
+            the last step alone.
         C: the best of them.
-        num_validation: number of held-out images.
+        features: of all images, as the last step gets them, shape (n, d).
+        kept: indices of the images that the candidates were fitted on.
+        held_out: indices of the others.
         seconds: what everything took.
     """
 
     model: Pipeline
+    candidate: BaseEstimator
     validation: pd.DataFrame
     C: float
-    num_validation: int
+    features: np.ndarray
+    kept: np.ndarray
+    held_out: np.ndarray
     seconds: float
 
 
@@ -129,27 +142,92 @@ def fit(
         transformer.fit(described[kept], y[kept])
         described = transformer.transform(described)
     train, validation = described[kept], described[held_out]
-    rows = []
-    with progress.bar(len(C), "Regularisation", "fit") as bar:
-        for strength in sorted(C):
-            candidate = clone(classifier).set_params(C=strength)
-            seconds = _fit_quietly(candidate, train, y[kept])
-            rows.append(
-                {
-                    "C": strength,
-                    "accuracy": candidate.score(validation, y[held_out]),
-                    "train_accuracy": candidate.score(train, y[kept]),
-                    "iterations": int(np.max(candidate.n_iter_)),
-                    "converged": _has_converged(candidate),
-                    "seconds": seconds,
-                }
-            )
+
+    def try_strength(strength: float) -> tuple[BaseEstimator, dict[str, Any]]:
+        candidate = clone(classifier).set_params(C=strength)
+        seconds = _fit(candidate, train, y[kept])
+        return candidate, {
+            "C": strength,
+            "accuracy": candidate.score(validation, y[held_out]),
+            "train_accuracy": candidate.score(train, y[kept]),
+            "iterations": int(np.max(candidate.n_iter_)),
+            "converged": _has_converged(candidate),
+            "seconds": seconds,
+        }
+
+    # Threads, since the features are large and NumPy lets go of the interpreter.
+    parallel = joblib.Parallel(devices.num_cores(), prefer="threads", return_as="generator")
+    candidates, rows = [], []
+    with progress.bar(len(C), "Regularisation", "fit") as bar, _quietly():
+        for candidate, row in parallel(joblib.delayed(try_strength)(c) for c in sorted(C)):
+            candidates.append(candidate)
+            rows.append(row)
             bar.update()
     del train, validation
     table = pd.DataFrame(rows)
-    best = float(table["C"][table["accuracy"].idxmax()])
-    _fit_quietly(classifier.set_params(C=best), described, y)
-    return Fit(model, table, best, len(held_out), time.monotonic() - began)
+    best = candidates[table["accuracy"].idxmax()]
+    with _quietly():
+        classifier.set_params(C=best.C).fit(described, y)
+    seconds = time.monotonic() - began
+    return Fit(model, best, table, best.C, described, kept, held_out, seconds)
+
+
+class CrossValidation(NamedTuple):
+    """What a model says about images that it was not fitted on.
+
+    Attributes:
+        predictions: labels, shape (n,): each from the one model that had not seen the image.
+        accuracies: of each fold.
+        seconds: to fit in each fold, on one thread.
+        converged: whether the solver did in every fold, None if it counts no iterations.
+    """
+
+    predictions: np.ndarray
+    accuracies: np.ndarray
+    seconds: np.ndarray
+    converged: bool | None
+
+
+def cross_validate(
+    model: BaseEstimator, X: np.ndarray, y: np.ndarray, *, num_folds: int = 3, n_jobs: int = 2
+) -> CrossValidation:
+    """Fit a model on all folds but one, ask it about that one, and so in turn.
+
+    scikit-learn's function of this name gives scores; this one gives the answers themselves,
+    from which a confusion matrix can be made, and says whether the solver converged.
+
+    Args:
+        model: an unfitted classifier.
+        X: array of shape (n, d).
+        y: labels, shape (n,).
+        num_folds: number of folds, in the order of the images, with equal shares of every
+            class, as scikit-learn's ``cv=num_folds``.
+        n_jobs: number of workers, each with one BLAS thread.
+
+    Returns:
+        Predictions, accuracies, times and convergence.
+    """
+    folds = list(StratifiedKFold(num_folds).split(X, y))
+    work = (joblib.delayed(_fit_and_predict)(model, X, y, *fold) for fold in folds)
+    predictions, converged = np.empty_like(y), []
+    accuracies, seconds = np.empty(num_folds), np.empty(num_folds)
+    done = joblib.Parallel(n_jobs, return_as="generator")(work)
+    with progress.bar(num_folds, "Cross-validation", "fold") as bar:
+        for fold, (said, seconds[fold], fold_converged) in enumerate(done):
+            held_out = folds[fold][1]
+            predictions[held_out] = said
+            accuracies[fold] = np.mean(said == y[held_out])
+            converged.append(fold_converged)
+            bar.update()
+    return CrossValidation(predictions, accuracies, seconds, _all_converged(converged))
+
+
+def _fit_and_predict(model, X, y, train, held_out):
+    """Fit on one part and predict the other; runs in a worker."""
+    with _quietly():
+        fitted = clone(model)
+        seconds = _fit(fitted, X[train], y[train])
+        return fitted.predict(X[held_out]), seconds, _has_converged(fitted)
 
 
 class ResumableGridSearchCV(GridSearchCV):
@@ -280,7 +358,8 @@ class ResumableGridSearchCV(GridSearchCV):
             self.best_estimator_ = clone(self.estimator).set_params(
                 **{name: clone(v, safe=False) for name, v in self.best_params_.items()}
             )
-            _fit_quietly(self.best_estimator_, X, y)
+            with _quietly():
+                self.best_estimator_.fit(X, y)
             self.refit_time_ = time.monotonic() - began
         return self
 
@@ -317,9 +396,7 @@ class ResumableGridSearchCV(GridSearchCV):
         rounded = np.round(np.where(np.isnan(means), -np.inf, means), 9)
         ranks = pd.Series(-rounded).rank(method="min").astype(np.int32)
         table["rank_test_score"] = ranks.to_numpy()
-        table["converged"] = [
-            None if row[0].converged is None else all(o.converged for o in row) for row in rows
-        ]
+        table["converged"] = [_all_converged(outcome.converged for outcome in row) for row in rows]
         self.cv_results_ = table
         self.best_index_ = int(np.argmin(table["rank_test_score"]))
         self.best_score_ = float(means[self.best_index_])
@@ -441,7 +518,7 @@ def _score(estimator, candidates, X, y, train, test, scorer, label):
     """Fit and score candidates on one fold; runs in a worker."""
     outcomes: dict[int, _Outcome] = {}
     y_train, y_test = (None, None) if y is None else (y[train], y[test])
-    with threadpool_limits(1):
+    with _quietly():
         _score_from(
             0, estimator, dict(enumerate(candidates)), X[train], y_train, X[test], y_test,
             scorer, 0.0, 0.0, outcomes,
@@ -494,24 +571,43 @@ def _score_from(
 
 
 def _score_last(model, X, y, X_test, y_test, scorer, fit_time, score_time) -> _Outcome:
-    fit_time += _fit_quietly(model, X, y)
+    fit_time += _fit(model, X, y)
     began = time.perf_counter()
     score = float(scorer(model, X_test, y_test))
     score_time += time.perf_counter() - began
     return _Outcome(score, fit_time, score_time, _has_converged(model), "")
 
 
-def _fit_quietly(model: BaseEstimator, X: np.ndarray, y: np.ndarray) -> float:
-    """Fit and return the seconds. Whether it converged is a result, not a warning."""
+def _fit(model: BaseEstimator, X: np.ndarray, y: np.ndarray) -> float:
+    """Fit and return the seconds."""
     began = time.perf_counter()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        model.fit(X, y)
+    model.fit(X, y)
     return time.perf_counter() - began
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Fit on one BLAS thread and without warnings: whether a fit converged is a result here.
+
+    The products of a logistic regression are so narrow, ten columns, that several threads wait
+    for each other more than they compute: two were half as fast as one.
+    """
+    with threadpool_limits(1, "blas"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        yield
 
 
 def _has_converged(model: BaseEstimator) -> bool | None:
     """Tell whether a fitted model stopped before its last iteration, None if it counts none."""
+    if isinstance(model, Pipeline):
+        return _has_converged(model[-1])
+    if hasattr(model, "estimators_"):  # one for each class
+        return _all_converged(_has_converged(part) for part in model.estimators_)
     if not hasattr(model, "n_iter_") or not getattr(model, "max_iter", None):
         return None
     return bool(np.max(model.n_iter_) < model.max_iter)
+
+
+def _all_converged(parts: Iterable[bool | None]) -> bool | None:
+    parts = list(parts)
+    return None if None in parts else all(parts)
