@@ -141,15 +141,28 @@ def fit(
     for transformer in model[:-1]:
         transformer.fit(described[kept], y[kept])
         described = transformer.transform(described)
-    train, validation = described[kept], described[held_out]
+    candidates, table = _try_strengths(
+        classifier, C, described[kept], y[kept], described[held_out], y[held_out]
+    )
+    best = candidates[table["accuracy"].idxmax()]
+    with _quietly():
+        classifier.set_params(C=best.C).fit(described, y)
+    seconds = time.monotonic() - began
+    return Fit(model, best, table, best.C, described, kept, held_out, seconds)
+
+
+def _try_strengths(
+    classifier, C, X, y, X_held_out, y_held_out
+) -> tuple[list[BaseEstimator], pd.DataFrame]:
+    """Fit the classifier with each C, ascending; return the fits and a row about each."""
 
     def try_strength(strength: float) -> tuple[BaseEstimator, dict[str, Any]]:
         candidate = clone(classifier).set_params(C=strength)
-        seconds = _fit(candidate, train, y[kept])
+        seconds = _fit(candidate, X, y)
         return candidate, {
             "C": strength,
-            "accuracy": candidate.score(validation, y[held_out]),
-            "train_accuracy": candidate.score(train, y[kept]),
+            "accuracy": candidate.score(X_held_out, y_held_out),
+            "train_accuracy": candidate.score(X, y),
             "iterations": int(np.max(candidate.n_iter_)),
             "converged": _has_converged(candidate),
             "seconds": seconds,
@@ -163,13 +176,7 @@ def fit(
             candidates.append(candidate)
             rows.append(row)
             bar.update()
-    del train, validation
-    table = pd.DataFrame(rows)
-    best = candidates[table["accuracy"].idxmax()]
-    with _quietly():
-        classifier.set_params(C=best.C).fit(described, y)
-    seconds = time.monotonic() - began
-    return Fit(model, best, table, best.C, described, kept, held_out, seconds)
+    return candidates, pd.DataFrame(rows)
 
 
 class CrossValidation(NamedTuple):
