@@ -7,17 +7,20 @@ with its strength of regularisation chosen on held-out training images, and
 """
 
 import contextlib
-import hashlib
+import copy
 import json
+import math
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import filelock
 import joblib
 import numpy as np
 import pandas as pd
+import scipy.stats
 from sklearn.base import BaseEstimator, clone, is_classifier
 from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning, FitFailedWarning
@@ -32,7 +35,7 @@ from sklearn.model_selection import (
 )
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
-from sklearn.utils import indexable
+from sklearn.utils import _safe_indexing, check_X_y, indexable
 from threadpoolctl import threadpool_limits
 
 from cifarlib import devices, features, progress
@@ -131,6 +134,9 @@ def fit(
         ValueError: from scikit-learn, if the images or labels do not fit.
     """
     began = time.monotonic()
+    X, y = check_X_y(X, y, dtype="numeric")
+    if not len(C):
+        raise ValueError("C: expected at least one value to try, found none")
     kept, held_out = train_test_split(
         np.arange(len(y)), test_size=fraction, stratify=y, random_state=seed
     )
@@ -250,12 +256,14 @@ class ResumableGridSearchCV(GridSearchCV):
     Args:
         estimator: what to search over, usually a pipeline.
         param_grid: dict or list of dicts, as for ``GridSearchCV``.
-        scoring: name of a metric or a scorer, None for the estimator's own.
+        scoring: name of one metric, or a scorer, None for the estimator's own. It is given the
+            last step of a pipeline and what that step gets.
         n_jobs: number of workers, None for 1 or what ``joblib.parallel_config`` says.
         refit: fit the best candidate on all data at the end.
         cv: number of folds or a splitter, None for 5. Shuffling needs a ``random_state``, or
             the journal belongs to other folds.
-        journal: file of finished fits, one JSON line each; None to remember nothing.
+        journal: file of finished fits, one JSON line each; None to remember nothing. Only one
+            search at a time can use it.
         time_budget: seconds after which no fit is begun, None for no limit.
 
     Attributes:
@@ -294,11 +302,15 @@ class ResumableGridSearchCV(GridSearchCV):
             The search itself.
 
         Raises:
-            InputError: if the journal is of another search, or damaged.
-            CifarlibError: if the time budget ended before one candidate was finished.
-            ValueError: if every candidate failed, with what the first one said.
+            InputError: if the journal is of another search, damaged, or in use.
+            CifarlibError: if the time budget ended before one candidate was finished, or a
+                worker died.
+            ValueError: if every candidate failed, with what the first one said, or the grid
+                holds a function without a name.
         """
         X, y = indexable(X, y)
+        if isinstance(self.scoring, list | tuple | set | dict):
+            raise ValueError(f"scoring: expected one metric, found {self.scoring}")
         began, budget = time.monotonic(), self.time_budget
         splitter = check_cv(self.cv, y, classifier=is_classifier(self.estimator))
         folds = list(splitter.split(X, y))
@@ -329,21 +341,28 @@ class ResumableGridSearchCV(GridSearchCV):
 
             def in_time() -> Iterator:
                 for fold, indices in pieces:
-                    if budget is not None and time.monotonic() - began >= budget:
+                    left = math.inf if budget is None else budget - (time.monotonic() - began)
+                    if left <= 0:
                         return
-                    chosen = [candidates[index] for index in indices]
+                    chosen = {index: candidates[index] for index in indices}
                     yield joblib.delayed(_score)(
-                        self.estimator, chosen, X, y, *folds[fold], self.scorer_, (fold, indices)
+                        self.estimator, chosen, X, y, fold, folds[fold], self.scorer_, left
                     )
 
             parallel = joblib.Parallel(
                 self.n_jobs, return_as="generator_unordered", pre_dispatch="n_jobs"
             )
             with progress.bar(num_fits, "Grid", "fit", initial=self.num_remembered_) as bar:
-                for (fold, indices), outcomes in parallel(in_time()):
-                    for index, outcome in zip(indices, outcomes, strict=True):
-                        journal.add(keys[index], fold, outcome)
-                    bar.update(len(indices))
+                try:
+                    for fold, outcomes in parallel(in_time()):
+                        for index, outcome in outcomes.items():
+                            journal.add(keys[index], fold, outcome)
+                        bar.update(len(outcomes))
+                except Exception as error:  # fits report theirs; this is a worker that died
+                    raise CifarlibError(
+                        f"a worker was lost ({type(error).__name__}: {error}). The finished fits "
+                        "are kept if there is a journal: the same call goes on."
+                    ) from error
             fits = journal.fits
 
         finished = [
@@ -362,11 +381,11 @@ class ResumableGridSearchCV(GridSearchCV):
         self._summarise([candidates[index] for index in finished], rows)
         if self.refit:
             began = time.monotonic()
-            self.best_estimator_ = clone(self.estimator).set_params(
-                **{name: clone(v, safe=False) for name, v in self.best_params_.items()}
-            )
+            self.best_estimator_ = _set(self.estimator, self.best_params_)
             with _quietly():
                 self.best_estimator_.fit(X, y)
+            if hasattr(self.best_estimator_, "feature_names_in_"):
+                self.feature_names_in_ = self.best_estimator_.feature_names_in_
             self.refit_time_ = time.monotonic() - began
         return self
 
@@ -387,7 +406,7 @@ class ResumableGridSearchCV(GridSearchCV):
             seconds = np.array([[getattr(outcome, name) for outcome in row] for row in rows])
             table[f"mean_{name}"] = seconds.mean(axis=1)
             table[f"std_{name}"] = seconds.std(axis=1)
-        for name in sorted({name for candidate in candidates for name in candidate}):
+        for name in dict.fromkeys(name for candidate in candidates for name in candidate):
             values = np.ma.masked_all(len(candidates), dtype=object)
             for index, candidate in enumerate(candidates):
                 if name in candidate:
@@ -399,10 +418,8 @@ class ResumableGridSearchCV(GridSearchCV):
         means = scores.mean(axis=1)
         table["mean_test_score"] = means
         table["std_test_score"] = scores.std(axis=1)
-        # Rounded as scikit-learn does: ties in all but the last bits are ties.
-        rounded = np.round(np.where(np.isnan(means), -np.inf, means), 9)
-        ranks = pd.Series(-rounded).rank(method="min").astype(np.int32)
-        table["rank_test_score"] = ranks.to_numpy()
+        ranks = scipy.stats.rankdata(-np.where(np.isnan(means), -np.inf, means), method="min")
+        table["rank_test_score"] = ranks.astype(np.int32)
         table["converged"] = [_all_converged(outcome.converged for outcome in row) for row in rows]
         self.cv_results_ = table
         self.best_index_ = int(np.argmin(table["rank_test_score"]))
@@ -433,46 +450,66 @@ class _Journal:
     def __init__(self, path: str | Path | None, search: dict[str, str]):
         self.fits: dict[tuple[str, int], _Outcome] = {}
         self._path = None if path is None else Path(path)
-        self._search = search
+        self._search = self._found = search
         self._file = None
 
     def __enter__(self) -> "_Journal":
         if self._path is None:
             return self
-        text = self._path.read_text(encoding="utf-8") if self._path.exists() else ""
-        # A line without its end was being written when the search was killed.
-        complete, _, _ = text.rpartition("\n")
-        lines = complete.splitlines()
-        if lines:
-            self._read(lines)
-        else:
-            lines = [json.dumps(self._search)]
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        whole = "".join(f"{line}\n" for line in lines)
-        if whole != text:
-            temporary = self._path.with_name(f"{self._path.name}.new")
-            temporary.write_text(whole, encoding="utf-8")
-            temporary.replace(self._path)
-        self._file = self._path.open("a", encoding="utf-8")
+        try:
+            self._lock = filelock.FileLock(f"{self._path}.lock", timeout=0)
+            self._lock.acquire()
+        except filelock.Timeout as error:
+            raise InputError(
+                self._path,
+                "a journal of its own",
+                "another search at it",
+                "Wait for it, or name another journal.",
+            ) from error
+        try:
+            self._open()
+        except BaseException:
+            self._lock.release()
+            raise
         return self
 
     def __exit__(self, *exception) -> None:
         if self._file:
             self._file.close()
+            self._lock.release()
 
-    def _read(self, lines: list[str]) -> None:
+    def _open(self) -> None:
         advice = "Name another journal, or delete this one."
         try:
-            search, *fits = [json.loads(line) for line in lines]
-            self.fits = {(fit.pop("candidate"), fit.pop("fold")): _Outcome(**fit) for fit in fits}
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            content = self._path.read_bytes() if self._path.exists() else b""
+            # A line without its end was being written when the search was killed.
+            whole = content[: content.rfind(b"\n") + 1]
+            if whole:
+                self._read(whole.decode("utf-8").splitlines())
+            elif content:
+                raise ValueError("no complete line")
+        except (ValueError, TypeError, KeyError) as error:
             raise InputError(
-                self._path, "a journal of fits", f"a damaged line ({error})", advice
+                self._path, "a journal of fits", f"something else ({error})", advice
             ) from error
-        differs = [name for name, value in self._search.items() if search.get(name) != value]
-        if differs:
+        differs = [name for name, value in self._search.items() if self._found[name] != value]
+        if whole and differs:
             found = f"one of another {' and '.join(differs)}"
             raise InputError(self._path, "the journal of this search", found, advice)
+        if whole != content or not whole:
+            whole = whole or json.dumps(self._search).encode() + b"\n"
+            temporary = self._path.with_name(f"{self._path.name}.new")
+            temporary.write_bytes(whole)
+            temporary.replace(self._path)
+        self._file = self._path.open("a", encoding="utf-8")
+
+    def _read(self, lines: list[str]) -> None:
+        search, *fits = [json.loads(line) for line in lines]
+        if not isinstance(search, dict) or not search.keys() >= self._search.keys():
+            raise ValueError("the first line says nothing of a search")
+        self._found = search
+        self.fits = {(fit.pop("candidate"), fit.pop("fold")): _Outcome(**fit) for fit in fits}
 
     def add(self, candidate: str, fold: int, outcome: _Outcome) -> None:
         """Keep a fit, on disk before the next one is counted."""
@@ -489,7 +526,11 @@ def _key(candidate: dict[str, Any]) -> str:
 
 
 def _describe(value: Any) -> str:
-    """Return a value with all its parameters; an estimator's repr leaves out the defaults."""
+    """Return a value with all its parameters; an estimator's repr leaves out the defaults.
+
+    Raises:
+        ValueError: if nothing tells the value from others of its kind in another session.
+    """
     if isinstance(value, BaseEstimator):
         parameters = {k: _describe(v) for k, v in sorted(value.get_params(deep=False).items())}
         return f"{type(value).__name__}({parameters})"
@@ -498,10 +539,18 @@ def _describe(value: Any) -> str:
     if isinstance(value, dict):
         return f"{{{_key(value)}}}"
     if isinstance(value, np.ndarray):
-        return f"array({hashlib.sha256(value.tobytes()).hexdigest()[:16]})"
-    if callable(value):
-        return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', value)}"
-    return repr(value)
+        return f"array({joblib.hash(value)})"
+    if isinstance(value, np.generic):
+        value = value.item()
+    described = repr(value)
+    if callable(value) and hasattr(value, "__qualname__"):
+        described = f"{value.__module__}.{value.__qualname__}"
+    if any(sign in described for sign in ("<lambda>", "<locals>", " at 0x")):
+        raise ValueError(
+            f"{described}: expected a parameter that can be told from others by its name or "
+            "value; define the function in a module or a cell, with def"
+        )
+    return described
 
 
 def _split(work: _Work, estimator: BaseEstimator, candidates: list[dict]) -> list[_Work]:
@@ -521,67 +570,77 @@ def _own_parameters(estimator: BaseEstimator, step: int, candidate: dict) -> dic
     return {k: v for k, v in candidate.items() if k == name or k.startswith(f"{name}__")}
 
 
-def _score(estimator, candidates, X, y, train, test, scorer, label):
-    """Fit and score candidates on one fold; runs in a worker."""
+def _score(estimator, candidates, X, y, fold, rows, scorer, seconds):
+    """Fit and score candidates on one fold, in a worker, until the seconds are over."""
+    deadline = time.monotonic() + seconds
+    parts = [
+        None if part is None else _safe_indexing(part, index) for index in rows for part in (X, y)
+    ]
     outcomes: dict[int, _Outcome] = {}
-    y_train, y_test = (None, None) if y is None else (y[train], y[test])
     with _quietly():
-        _score_from(
-            0, estimator, dict(enumerate(candidates)), X[train], y_train, X[test], y_test,
-            scorer, 0.0, 0.0, outcomes,
-        )  # fmt: skip
-    return label, [outcomes[index] for index in range(len(candidates))]
+        _score_from(0, estimator, candidates, *parts, scorer, deadline, (0.0, 0.0), outcomes)
+    return fold, outcomes
 
 
 def _score_from(
-    step, estimator, candidates, X, y, X_test, y_test, scorer, fit_time, score_time, outcomes
+    step, estimator, candidates, X, y, X_test, y_test, scorer, deadline, times, outcomes
 ):
     """Fit one step of a pipeline for all candidates that agree on it, then go on to the next.
 
-    A tree: its trunk is the first step, its leaves are the candidates.
+    A tree: its trunk is the first step, its leaves are the candidates. ``times`` are the seconds
+    of fitting and of transforming the test part, from the first step to here.
     """
     groups: dict[str, dict[int, dict]] = {}
     for index, candidate in candidates.items():
         key = _key(_own_parameters(estimator, step, candidate))
         groups.setdefault(key, {})[index] = candidate
-    for group in groups.values():
-        candidate = next(iter(group.values()))
+    for number, group in enumerate(groups.values()):
+        if time.monotonic() >= deadline:
+            return
+        if number < len(groups) - 1:  # a step may work in place, as StandardScaler(copy=False)
+            own, own_test = copy.copy(X), copy.copy(X_test)
+        else:
+            own, own_test = X, X_test
         try:
             # Parameters may replace the step itself, as in {"scale": ["passthrough", ...]}.
-            part = clone(estimator).set_params(
-                **{name: clone(value, safe=False) for name, value in candidate.items()}
-            )
-            if not isinstance(part, Pipeline) or step == len(part.steps) - 1:
-                last = part[step] if isinstance(part, Pipeline) else part
-                outcome = _score_last(last, X, y, X_test, y_test, scorer, fit_time, score_time)
+            model = _set(estimator, next(iter(group.values())))
+            if not isinstance(model, Pipeline) or step == len(model.steps) - 1:
+                last = model[step] if isinstance(model, Pipeline) else model
+                outcome = _score_last(last, own, y, own_test, y_test, scorer, times)
                 outcomes.update(dict.fromkeys(group, outcome))
                 continue
-            transformer = part.steps[step][1]
-            if transformer is None or transformer == "passthrough":
-                described, described_test, seconds, test_seconds = X, X_test, 0.0, 0.0
-            else:
+            transformer = model.steps[step][1]
+            seconds = test_seconds = 0.0
+            if transformer is not None and transformer != "passthrough":
                 began = time.perf_counter()
-                described = transformer.fit_transform(X, y)
+                own = transformer.fit_transform(own, y)
                 seconds = time.perf_counter() - began
                 began = time.perf_counter()
-                described_test = transformer.transform(X_test)
+                own_test = transformer.transform(own_test)
                 test_seconds = time.perf_counter() - began
         except Exception as error:  # a candidate that cannot be fitted is a result, too
-            told = str(error).strip().splitlines()[0] if str(error).strip() else ""
+            told = str(error).strip().partition("\n")[0]
             failure = _Outcome(float("nan"), 0.0, 0.0, None, f"{type(error).__name__}: {told}")
             outcomes.update(dict.fromkeys(group, failure))
             continue
+        times_here = times[0] + seconds, times[1] + test_seconds
         _score_from(
-            step + 1, estimator, group, described, y, described_test, y_test, scorer,
-            fit_time + seconds, score_time + test_seconds, outcomes,
+            step + 1, estimator, group, own, y, own_test, y_test, scorer, deadline, times_here,
+            outcomes,
         )  # fmt: skip
 
 
-def _score_last(model, X, y, X_test, y_test, scorer, fit_time, score_time) -> _Outcome:
-    fit_time += _fit(model, X, y)
+def _set(estimator: BaseEstimator, parameters: dict[str, Any]) -> BaseEstimator:
+    """Return a clone with parameters of its own."""
+    own = {name: clone(value, safe=False) for name, value in parameters.items()}
+    return clone(estimator).set_params(**own)
+
+
+def _score_last(model, X, y, X_test, y_test, scorer, times) -> _Outcome:
+    fit_time = times[0] + _fit(model, X, y)
     began = time.perf_counter()
     score = float(scorer(model, X_test, y_test))
-    score_time += time.perf_counter() - began
+    score_time = times[1] + time.perf_counter() - began
     return _Outcome(score, fit_time, score_time, _has_converged(model), "")
 
 
@@ -610,7 +669,7 @@ def _has_converged(model: BaseEstimator) -> bool | None:
         return _has_converged(model[-1])
     if hasattr(model, "estimators_"):  # one for each class
         return _all_converged(_has_converged(part) for part in model.estimators_)
-    if not hasattr(model, "n_iter_") or not getattr(model, "max_iter", None):
+    if not hasattr(model, "n_iter_") or (getattr(model, "max_iter", None) or -1) < 0:
         return None
     return bool(np.max(model.n_iter_) < model.max_iter)
 
