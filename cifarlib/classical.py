@@ -109,7 +109,7 @@ def fit(
     model: Pipeline,
     X: np.ndarray,
     y: np.ndarray,
-    C: Sequence[float] = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1),
+    C: Sequence[float] = (1e-4, 1e-3, 1e-2, 1e-1, 1),
     *,
     fraction: float = 0.1,
     seed: int = 0,
