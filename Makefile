@@ -30,6 +30,8 @@ record: environment
 
 benchmarks: environment
 	$(BIN)/python benchmarks/data.py --record
+	$(BIN)/python benchmarks/grid.py --record
+	$(BIN)/python benchmarks/linear.py --record
 
 environment:
 	@# An environment does not survive that its folder is moved.

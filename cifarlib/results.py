@@ -147,11 +147,13 @@ def write(
 
 
 def read(name: str) -> Result | None:
-    """Return a recorded result, None if there is no such file.
+    """Return a recorded result, None if there is no such file or no checkout to look in.
 
     Raises:
         InputError: if the file is damaged or lacks a field.
     """
+    if settings.checkout_folder() is None:
+        return None
     path = folder() / f"{name}.json"
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
@@ -175,7 +177,7 @@ def stamp(text: str) -> str:
     """Return a page of Markdown with its marked places filled from the recorded results.
 
     A place is ``<!-- results: WHAT -->…<!-- end -->``, where WHAT is ``chapters``,
-    ``benchmarks`` or ``time NN``.
+    ``benchmarks``, ``linear`` or ``time NN``.
 
     Raises:
         KeyError: if a place asks for something unknown.
@@ -230,7 +232,32 @@ def _benchmarks_table() -> str:
     return "\n".join(rows)
 
 
-_PLACES = {"time": _time_line, "chapters": _chapters_table, "benchmarks": _benchmarks_table}
+def _linear_table() -> str:
+    found = {result.name: result for result in read_all() if result.name.startswith("linear-")}
+    gray = [result for result in found.values() if result.color == "gray"]
+    rows = ["| features | gray (%) | colour (%) | seconds (gray) |", "|---|--:|--:|--:|"]
+    for result in sorted(gray, key=lambda result: result.mean):
+        rung = result.name.removeprefix("linear-").removesuffix("-gray")
+        accuracies = f"{_accuracy(result)} | {_accuracy(found.get(f'linear-{rung}-rgb'))}"
+        seconds = result.seconds / len(result.values)
+        rows.append(f"| {rung.replace('-', ' ')} | {accuracies} | {seconds:.0f} |")
+    return "\n".join(rows)
+
+
+def _accuracy(result: Result | None) -> str:
+    """Return an accuracy in percent, with spread and number of seeds where there are several."""
+    if result is None:
+        return "not run"
+    spread = f" ± {result.sd * 100:.1f} (n = {len(result.values)})" if result.sd else ""
+    return f"{result.mean * 100:.1f}{spread}"
+
+
+_PLACES = {
+    "time": _time_line,
+    "chapters": _chapters_table,
+    "benchmarks": _benchmarks_table,
+    "linear": _linear_table,
+}
 
 
 def _versions() -> dict[str, str]:

@@ -1,0 +1,103 @@
+"""The grid search of chapter 3 beside scikit-learn's, in one run: seconds and best score.
+
+    python benchmarks/grid.py [--size N] [--record]
+
+Ours varies C, scaling and the number of whitened components, and has scikit-learn's default
+among its candidates. The reference is ``GridSearchCV`` over ``StandardScaler`` and
+``LogisticRegression`` with as many values of C. Both get the same images, folds and workers.
+"""
+
+import argparse
+import tempfile
+import time
+import warnings
+
+import numpy as np
+from sklearn.decomposition import PCA
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from cifarlib import classical, data, devices, features, images, results
+
+COUNTS, STRENGTHS = [50, 100, 200], [1e-4, 1e-3, 1e-2, 1]
+GRID = [
+    {"classify__C": [1.0]},
+    {
+        "scale": ["passthrough", StandardScaler()],
+        "whiten": [PCA(max(COUNTS), whiten=True, svd_solver="covariance_eigh")],
+        "keep__count": COUNTS,
+        "classify__C": STRENGTHS,
+    },
+]
+NUM_CANDIDATES = 1 + 2 * len(COUNTS) * len(STRENGTHS)
+
+
+def main() -> None:
+    """Measure, print, and record if asked to."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", type=int, default=50_000, help="training images")
+    parser.add_argument("--record", action="store_true", help="write the ratio to results/")
+    options = parser.parse_args()
+    train, _ = data.load_cifar10()
+    X = images.flatten(images.to_unit_range(images.to_grayscale(train.images[: options.size])))
+    y = train.labels[: options.size]
+    workers = devices.num_cores()
+    print(data.current(), f"{devices.describe_cpu()}; {workers} workers for either", sep="\n")
+
+    pipeline = Pipeline(
+        [
+            ("scale", StandardScaler()),
+            ("whiten", "passthrough"),
+            ("keep", features.FirstColumns()),
+            ("classify", LogisticRegression()),
+        ]
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        ours = classical.ResumableGridSearchCV(
+            pipeline, GRID, cv=3, n_jobs=workers, refit=False, journal=f"{folder}/journal"
+        )
+        our_seconds = _seconds(lambda: ours.fit(X, y))
+    print(f"ours      {our_seconds:7.1f} s, best {ours.best_score_:.2%}: {ours.best_params_}")
+
+    theirs = GridSearchCV(
+        make_pipeline(StandardScaler(), LogisticRegression()),
+        {"logisticregression__C": np.logspace(-4, 2, NUM_CANDIDATES).tolist()},
+        cv=3,
+        n_jobs=workers,
+        refit=False,
+    )
+    their_seconds = _seconds(lambda: theirs.fit(X, y))
+    print(f"reference {their_seconds:7.1f} s, best {theirs.best_score_:.2%}: {theirs.best_params_}")
+    print(f"{their_seconds / our_seconds:.1f} times as fast, {NUM_CANDIDATES} candidates each")
+    if options.record:
+        results.write(
+            "benchmark-grid-search",
+            chapter="03",
+            metric=f"{NUM_CANDIDATES} candidates × 3 folds, against scikit-learn's GridSearchCV",
+            values=[their_seconds / our_seconds],
+            color="gray",
+            command="python benchmarks/grid.py --record",
+            details={
+                "seconds": our_seconds,
+                "reference_seconds": their_seconds,
+                "best_score": ours.best_score_,
+                "reference_best_score": theirs.best_score_,
+                "num_images": len(y),
+                "num_workers": workers,
+            },
+        )
+        results.stamp_readme()
+
+
+def _seconds(work) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore", ConvergenceWarning)  # it is known of the reference
+    main()
