@@ -1,0 +1,323 @@
+"""The registry of models: networks under their names, for grayscale and colour.
+
+`build` makes a fresh, uncompiled network that maps images to ten scores. Pure Keras, so that it
+runs on TensorFlow, JAX and PyTorch. Each design is a function from the image tensor to the
+features of its last layer but one; the last layer is the same for all. Not for training
+(`training`) nor for linear models (`classical`).
+
+The first eleven are what five public projects published; their claims and what became of them
+are chapter 6. Where a project left out its layers, the design here is ours, and says so.
+"""
+
+import difflib
+from collections.abc import Callable
+from typing import NamedTuple
+
+import keras
+from keras import layers, ops
+
+from cifarlib.errors import InputError
+from cifarlib.splits import CLASS_NAMES
+
+CHANNELS = {"gray": 1, "rgb": 3}
+IMAGE_SIZE = 32
+
+
+class Design(NamedTuple):
+    """An entry of the registry.
+
+    Attributes:
+        name: the key, such as ``"resnet18"``.
+        reproduces: what it reproduces or who proposed it, one line.
+        features: maps an image tensor (n, 32, 32, C) to features (n, d).
+    """
+
+    name: str
+    reproduces: str
+    features: Callable[[keras.KerasTensor], keras.KerasTensor]
+
+
+DESIGNS: dict[str, Design] = {}
+
+
+def build(name: str, color: str = "rgb") -> keras.Model:
+    """Build a network with fresh random weights.
+
+    For repeatable weights, call ``keras.utils.set_random_seed`` first, as training does.
+
+    Args:
+        name: a key of ``DESIGNS``.
+        color: ``"gray"`` or ``"rgb"``.
+
+    Returns:
+        An uncompiled model from float images (n, 32, 32, C) to logits (n, 10), float32 whatever
+        the compute type: scores before the softmax, as losses with ``from_logits=True`` want
+        them.
+
+    Raises:
+        InputError: for a name or colour that is not there, with the nearest one that is.
+    """
+    design = find(name)
+    if color not in CHANNELS:
+        raise InputError("color", " or ".join(CHANNELS), repr(color), _nearest(color, CHANNELS))
+    inputs = keras.Input((IMAGE_SIZE, IMAGE_SIZE, CHANNELS[color]), name="images")
+    logits = layers.Dense(len(CLASS_NAMES), dtype="float32", name="logits")(design.features(inputs))
+    return keras.Model(inputs, logits, name=name)
+
+
+def find(name: str) -> Design:
+    """Return the registry's entry of that name.
+
+    Raises:
+        InputError: if there is none, with the nearest name that is there.
+    """
+    if name not in DESIGNS:
+        raise InputError(
+            "model", f"one of {', '.join(DESIGNS)}", repr(name), _nearest(name, DESIGNS)
+        )
+    return DESIGNS[name]
+
+
+def _nearest(name: str, known) -> str:
+    nearest = difflib.get_close_matches(str(name), known, n=1, cutoff=0.4)
+    return f"Did you mean {nearest[0]}?" if nearest else "Choose one of these."
+
+
+def _design(reproduces: str):
+    """Enter a function into the registry under its own name."""
+
+    def enter(features):
+        DESIGNS[features.__name__] = Design(features.__name__, reproduces, features)
+        return features
+
+    return enter
+
+
+def _conv(x, num_filters, size=3, padding="same", **options):
+    """Convolve, with ReLU unless told otherwise."""
+    options = {"activation": "relu", **options}
+    return layers.Conv2D(num_filters, size, padding=padding, **options)(x)
+
+
+def _dense(x, num_units):
+    return layers.Dense(num_units, activation="relu")(x)
+
+
+def _pool(x):
+    return layers.MaxPooling2D(2)(x)
+
+
+def _normalised(x):
+    return layers.BatchNormalization()(x)
+
+
+def _drop(x, rate):
+    return layers.Dropout(rate)(x)
+
+
+@_design("the course's baseline; 65.4 % in gray at its last epoch")
+def baseline(x):
+    """Three convolutions with pooling, then a dense layer."""
+    for num_filters in (32, 64, 64):
+        x = _pool(_conv(x, num_filters, padding="valid"))
+    return _dense(layers.Flatten()(x), 64)
+
+
+@_design("the course's final model; 63.7 % in gray, 69.2 % in colour")
+def baseline_regularized(x):
+    """Wider at the end, with batch normalisation and dropout."""
+    for num_filters in (32, 64, 128):
+        x = _pool(_conv(x, num_filters, padding="valid"))
+    return _drop(_dense(layers.Flatten()(_normalised(x)), 64), 0.5)
+
+
+@_design('a project that claims "0.73 %", meaning 73 %')
+def small_cnn(x):
+    """One convolution, then most of its weights in a dense layer."""
+    x = _drop(_normalised(_pool(_conv(x, 32, padding="valid"))), 0.2)
+    return _drop(_dense(layers.Flatten()(x), 512), 0.5)
+
+
+@_design("its second version; which of the two reached 73 % is unknown")
+def small_cnn_two_blocks(x):
+    """The former with a second block of convolution and pooling."""
+    for num_filters, rate in ((32, 0.2), (64, 0.3)):
+        x = _drop(_normalised(_pool(_conv(x, num_filters, padding="valid"))), rate)
+    return _drop(_dense(layers.Flatten()(x), 512), 0.5)
+
+
+@_design("a small VGG without regularisation; train 98.3 %, validation 72.3 %")
+def vgg6(x):
+    """Three blocks of two convolutions."""
+    for num_filters in (32, 64, 64):
+        x = _pool(_conv(_conv(x, num_filters), num_filters))
+    return _dense(layers.Flatten()(x), 512)
+
+
+@_design('the former with dropout; "83 % on unseen" were 15 of 18 images, test 79.0 %')
+def vgg6_dropout(x):
+    """The former with dropout after each block and after the dense layer."""
+    for num_filters in (32, 64, 64):
+        x = _drop(_pool(_conv(_conv(x, num_filters), num_filters)), 0.25)
+    return _drop(_dense(layers.Flatten()(x), 512), 0.5)
+
+
+@_design("a residual network; 88.7 %. Its layers are unpublished; these match its counts")
+def residual_cnn(x):
+    """Residual blocks at three widths, normalised after each addition."""
+
+    def block(x, num_filters):
+        shortcut = x
+        if x.shape[-1] != num_filters:
+            shortcut = _normalised(_conv(x, num_filters, 1, activation=None))
+        x = _conv(_conv(x, num_filters), num_filters)
+        return _normalised(layers.Add()([x, shortcut]))
+
+    x = _pool(_normalised(_conv(x, 64)))
+    for num_filters, num_blocks in ((64, 3), (128, 3), (256, 1)):
+        for _ in range(num_blocks):
+            x = block(x, num_filters)
+        if num_filters > 64:
+            x = _pool(x)
+    return _dense(layers.Flatten()(layers.AveragePooling2D(2)(x)), 256)
+
+
+@_design("a network without convolutions; test 46.7 %")
+def dense_net(x):
+    """Dense layers only; not DenseNet, whose convolutions are densely connected."""
+    x = _drop(_normalised(_dense(layers.Flatten()(x), 512)), 0.3)
+    x = _drop(_dense(x, 256), 0.3)
+    return _dense(_dense(x, 128), 64)
+
+
+def _normalised_blocks(x, widths, rates):
+    """Blocks of two convolutions, each normalised before its ReLU, then pooling and dropout."""
+    for num_filters, rate in zip(widths, rates, strict=True):
+        for _ in range(2):
+            x = layers.ReLU()(_normalised(_conv(x, num_filters, activation=None, use_bias=False)))
+        x = _drop(_pool(x), rate)
+    return x
+
+
+@_design('"88.4 %" from about 1.2 M parameters; layers unpublished, design ours')
+def deep_cnn(x):
+    """Four blocks that double in width, averaged over what is left of the image."""
+    x = _normalised_blocks(x, (32, 64, 128, 256), (0.1, 0.2, 0.3, 0.4))
+    return layers.GlobalAveragePooling2D()(x)
+
+
+@_design('"93.3 %" from about 1.8 M parameters, three blocks; layers unpublished, design ours')
+def custom_cnn(x):
+    """Three wide blocks and a dense layer."""
+    x = _normalised_blocks(x, (64, 128, 256), (0.2, 0.3, 0.4))
+    x = layers.MaxPooling2D(2)(x)
+    return _drop(_dense(layers.Flatten()(x), 640), 0.5)
+
+
+@_design("ResNet-18 as CIFAR-10 uses it (He et al., 2016); 93.3 %")
+def resnet18(x):
+    """Eight residual blocks; a 3×3 stem without pooling, as images are small."""
+
+    def convolution(x, num_filters, size, stride):
+        x = _conv(x, num_filters, size, strides=stride, activation=None, use_bias=False)
+        return _normalised(x)
+
+    def block(x, num_filters, stride):
+        shortcut = x
+        if stride > 1 or x.shape[-1] != num_filters:
+            shortcut = convolution(x, num_filters, 1, stride)
+        x = layers.ReLU()(convolution(x, num_filters, 3, stride))
+        return layers.ReLU()(layers.Add()([convolution(x, num_filters, 3, 1), shortcut]))
+
+    x = layers.ReLU()(convolution(x, 64, 3, 1))
+    for num_filters, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
+        x = block(block(x, num_filters, stride), num_filters, 1)
+    return layers.GlobalAveragePooling2D()(x)
+
+
+@_design("Wide ResNet 16-4 (Zagoruyko and Komodakis, 2016); 95.0 % in the paper")
+def wide_resnet(x):
+    """Six pre-activated residual blocks, four times as wide as the first ResNets for CIFAR."""
+
+    def activated(x):
+        return layers.ReLU()(_normalised(x))
+
+    def plain(x, num_filters, size=3, stride=1):
+        return _conv(x, num_filters, size, strides=stride, activation=None, use_bias=False)
+
+    x = plain(x, 16)
+    for num_filters, stride in ((64, 1), (128, 2), (256, 2)):
+        for index in range(2):
+            stride = stride if index == 0 else 1
+            before = activated(x)
+            shortcut = x if index else plain(before, num_filters, 1, stride)
+            x = plain(activated(plain(before, num_filters, 3, stride)), num_filters)
+            x = layers.Add()([x, shortcut])
+    return layers.GlobalAveragePooling2D()(activated(x))
+
+
+@keras.saving.register_keras_serializable("cifarlib")
+class PositionEmbedding(layers.Layer):
+    """Add a learned vector to each place of a sequence, (n, places, d) to the same shape."""
+
+    def build(self, input_shape):
+        """Make the vectors, one a place."""
+        self.positions = self.add_weight(
+            shape=input_shape[1:], initializer=keras.initializers.TruncatedNormal(0.02)
+        )
+
+    def call(self, inputs):
+        """Add them."""
+        return inputs + ops.cast(self.positions, inputs.dtype)
+
+
+@_design("a Vision Transformer for 32×32 (Dosovitskiy et al., 2021), which projects promised")
+def vit_tiny(x):
+    """Sixty-four patches of 4×4 pixels, nine blocks of attention, mean over the patches."""
+    width, num_heads, num_blocks = 192, 3, 9
+    x = layers.Conv2D(width, 4, strides=4)(x)
+    x = PositionEmbedding()(layers.Reshape((-1, width))(x))
+    for _ in range(num_blocks):
+        normalised = layers.LayerNormalization(epsilon=1e-6)(x)
+        attention = layers.MultiHeadAttention(num_heads, width // num_heads)
+        x = layers.Add()([x, attention(normalised, normalised)])
+        hidden = layers.Dense(2 * width, activation="gelu")(
+            layers.LayerNormalization(epsilon=1e-6)(x)
+        )
+        x = layers.Add()([x, layers.Dense(width)(hidden)])
+    return layers.GlobalAveragePooling1D()(layers.LayerNormalization(epsilon=1e-6)(x))
+
+
+@_design("EfficientNet's blocks (Tan and Le, 2019) at the size of CIFAR, which projects promised")
+def efficientnet_small(x):
+    """Inverted bottlenecks with squeeze and excitation, at strides that suit 32×32."""
+
+    def convolution(x, num_filters, size=1, stride=1, activation="silu"):
+        x = _conv(x, num_filters, size, strides=stride, activation=None, use_bias=False)
+        return layers.Activation(activation)(_normalised(x)) if activation else _normalised(x)
+
+    def block(x, num_filters, expansion, size, stride):
+        num_inputs = x.shape[-1]
+        hidden = convolution(x, num_inputs * expansion) if expansion > 1 else x
+        hidden = layers.DepthwiseConv2D(size, stride, padding="same", use_bias=False)(hidden)
+        hidden = layers.Activation("silu")(_normalised(hidden))
+        squeezed = layers.GlobalAveragePooling2D(keepdims=True)(hidden)
+        squeezed = _conv(squeezed, max(1, num_inputs // 4), 1, activation="silu")
+        excited = _conv(squeezed, hidden.shape[-1], 1, activation="sigmoid")
+        hidden = convolution(layers.Multiply()([hidden, excited]), num_filters, activation=None)
+        same = stride == 1 and num_inputs == num_filters
+        return layers.Add()([hidden, x]) if same else hidden
+
+    # Widths and repeats of EfficientNet-B0; only three of its five halvings.
+    x = convolution(x, 32, 3)
+    for expansion, num_filters, repeats, size, stride in (
+        (1, 16, 1, 3, 1),
+        (6, 24, 2, 3, 1),
+        (6, 40, 2, 5, 2),
+        (6, 80, 3, 3, 2),
+        (6, 112, 3, 5, 1),
+        (6, 192, 2, 5, 2),
+    ):
+        for index in range(repeats):
+            x = block(x, num_filters, expansion, size, stride if index == 0 else 1)
+    return _drop(layers.GlobalAveragePooling2D()(convolution(x, 512)), 0.2)

@@ -1,0 +1,125 @@
+"""One contract for every model of the registry, and the counts that others published."""
+
+import numpy as np
+import pytest
+
+keras = pytest.importorskip("keras")
+
+from cifarlib import models  # noqa: E402
+from cifarlib.errors import InputError  # noqa: E402
+
+# From ../shared/reference/seed-models.md: parameters in gray, in colour, and trainable in colour.
+PUBLISHED = {
+    "baseline": (72_842, 73_418, None),
+    "baseline_regularized": (126_666, 127_242, None),
+    "small_cnn": (None, 3_693_066, 3_693_002),
+    "small_cnn_two_blocks": (None, 1_205_066, 1_204_874),
+    "vgg6": (None, 669_354, None),
+    "vgg6_dropout": (None, 669_354, None),
+    "residual_cnn": (None, 2_231_818, 2_229_248 + 10),  # published without the last bias
+    "dense_net": (None, 1_748_554, 1_747_530),
+    "resnet18": (None, None, 11_173_962),
+}
+ABOUT = {"deep_cnn": 1.2e6, "custom_cnn": 1.8e6}
+PROMISED = ("wide_resnet", "vit_tiny", "efficientnet_small")
+
+every_model = pytest.mark.parametrize("name", models.DESIGNS)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(0).random((4, 32, 32, 3), np.float32)
+
+
+def num_weights(variables) -> int:
+    return sum(int(np.prod(variable.shape)) for variable in variables)
+
+
+def test_the_registry_holds_every_published_model_and_every_promised_one():
+    assert set(models.DESIGNS) == {*PUBLISHED, *ABOUT, *PROMISED}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_parameters_are_as_many_as_published(name):
+    gray, rgb, trainable = PUBLISHED[name]
+    in_color = models.build(name, "rgb")
+    if gray:
+        assert models.build(name, "gray").count_params() == gray
+    if rgb:
+        assert in_color.count_params() == rgb
+    if trainable:
+        assert num_weights(in_color.trainable_variables) == trainable
+
+
+@pytest.mark.parametrize("name", ABOUT)
+def test_designs_of_our_own_are_about_as_large_as_claimed(name):
+    assert models.build(name).count_params() == pytest.approx(ABOUT[name], rel=0.03)
+
+
+@every_model
+def test_images_become_ten_float32_logits_in_gray_and_in_colour(name, images):
+    for color, num_channels in models.CHANNELS.items():
+        model = models.build(name, color)
+        assert model.name == name
+        assert model.input_shape == (None, 32, 32, num_channels)
+        assert model.output_shape == (None, 10)
+        assert model.layers[-1].name == "logits"
+    logits = keras.ops.convert_to_numpy(model(images))
+    assert logits.shape == (4, 10) and logits.dtype == np.float32
+    assert np.isfinite(logits).all()
+    assert logits.min() < 0, "scores before the softmax, not probabilities"
+
+
+@every_model
+def test_a_saved_model_predicts_the_same_when_loaded_in_safe_mode(name, images, tmp_path):
+    model = models.build(name)
+    path = tmp_path / "model.keras"
+    model.save(path)
+    loaded = keras.saving.load_model(path, safe_mode=True)
+    expected, found = (keras.ops.convert_to_numpy(m(images)) for m in (model, loaded))
+    np.testing.assert_array_equal(found, expected)
+
+
+@every_model
+def test_training_lowers_the_loss(name, images):
+    keras.utils.set_random_seed(0)
+    model = models.build(name)
+    model.compile(
+        keras.optimizers.Adam(1e-3),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        run_eagerly=True,
+    )
+    labels = np.array([3, 1, 4, 1])
+    losses = [float(model.train_on_batch(images, labels)) for _ in range(6)]
+    assert np.isfinite(losses).all()
+    assert min(losses[-2:]) < losses[0]
+
+
+@every_model
+def test_equal_seeds_give_equal_weights_and_others_give_others(name):
+    def weights(seed):
+        keras.utils.set_random_seed(seed)
+        model = models.build(name)
+        return np.concatenate(
+            [keras.ops.convert_to_numpy(w).ravel() for w in model.trainable_variables]
+        )
+
+    first = weights(0)
+    np.testing.assert_array_equal(first, weights(0))
+    assert not np.array_equal(first, weights(1))
+
+
+@pytest.mark.parametrize(("asked", "meant"), [("resnet", "resnet18"), ("Baseline", "baseline")])
+def test_an_unknown_name_is_told_the_nearest(asked, meant):
+    with pytest.raises(InputError, match=f"Did you mean {meant}"):
+        models.build(asked)
+
+
+def test_an_unknown_colour_is_told_the_two():
+    with pytest.raises(InputError, match="gray or rgb"):
+        models.build("baseline", "grey")
+
+
+def test_every_design_says_what_it_reproduces():
+    for name, design in models.DESIGNS.items():
+        assert design.name == name and design.reproduces and design.features.__doc__
