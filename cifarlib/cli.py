@@ -1,4 +1,4 @@
-"""The command line: ``cifarlib data``, ``cifarlib run``, ``cifarlib results``.
+"""The command line: ``cifarlib data``, ``run``, ``models`` and ``results``.
 
 Reads arguments, calls the module that does the work, prints what it returns. Modules are
 imported by the command that needs them, so that ``cifarlib --help`` answers at once.
@@ -142,6 +142,15 @@ def _parser() -> argparse.ArgumentParser:
         help="record the times and, in the full profile, the outputs in notebooks/",
     )
 
+    models = add(
+        commands,
+        "models",
+        _models,
+        "list every model, its parameters and what it reproduces",
+        "cifarlib models --json",
+    )
+    models.add_argument("--json", action="store_true", help="print JSON")
+
     results = add(
         commands,
         "results",
@@ -183,6 +192,19 @@ def _run(options: argparse.Namespace) -> None:
     running.run(
         options.chapters, profile=options.profile, output=options.output, record=options.record
     )
+
+
+def _models(options: argparse.Namespace) -> None:
+    from cifarlib import models
+
+    described = [models.describe(name) for name in models.DESIGNS]
+    if options.json:
+        print(json.dumps([model._asdict() for model in described], indent=2))
+        return
+    print(f"{'model':<22}{'parameters':>12}{'trainable':>12}  reproduces")
+    for model in described:
+        counts = f"{model.parameters:>12,}{model.trainable:>12,}"
+        print(f"{model.name:<22}{counts}  {model.reproduces}")
 
 
 def _results(options: argparse.Namespace) -> None:

@@ -10,6 +10,7 @@ are chapter 6. Where a project left out its layers, the design here is ours, and
 """
 
 import difflib
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -76,6 +77,32 @@ def find(name: str) -> Design:
             "model", f"one of {', '.join(DESIGNS)}", repr(name), _nearest(name, DESIGNS)
         )
     return DESIGNS[name]
+
+
+class Description(NamedTuple):
+    """What `describe` tells of a model, counted in colour unless said.
+
+    Attributes:
+        name: the key.
+        parameters: all of them.
+        trainable: those that training changes; the rest are statistics.
+        parameters_gray: all of them, for grayscale images.
+        reproduces: what it reproduces or who proposed it.
+    """
+
+    name: str
+    parameters: int
+    trainable: int
+    parameters_gray: int
+    reproduces: str
+
+
+def describe(name: str) -> Description:
+    """Build a model in both colours and count its parameters."""
+    rgb, gray = build(name, "rgb"), build(name, "gray")
+    trainable = sum(math.prod(variable.shape) for variable in rgb.trainable_variables)
+    reproduces = find(name).reproduces
+    return Description(name, rgb.count_params(), trainable, gray.count_params(), reproduces)
 
 
 def _nearest(name: str, known) -> str:

@@ -1,0 +1,310 @@
+"""How good a model is, how sure one may be of that, and what it gets wrong.
+
+Functions of labels and answers, the same for scikit-learn and Keras: only `probabilities` ever
+sees a model. Not for choosing a model: give validation images while you choose, and the test
+set once, at the end.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import scipy.optimize
+import scipy.special
+import scipy.stats
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+from cifarlib.splits import CLASS_NAMES
+
+
+class Estimate(NamedTuple):
+    """A figure with its interval.
+
+    Attributes:
+        value: the figure itself.
+        low: lower end of the interval.
+        high: upper end.
+        n: number of images it rests on.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.value:.2%} ({self.low:.2%} to {self.high:.2%}, n = {self.n:,})"
+
+
+def probabilities(model, X: np.ndarray) -> np.ndarray:
+    """Ask a fitted model for the probability of each class.
+
+    Args:
+        model: a scikit-learn classifier with ``predict_proba``, or a Keras model that returns
+            logits, as all of `models` do.
+        X: what the model takes: rows or images, prepared as in its training.
+
+    Returns:
+        Array of shape (n, 10), each row adding up to 1.
+
+    Raises:
+        TypeError: if the model is neither.
+    """
+    if hasattr(model, "predict_proba"):
+        return model.predict_proba(X)
+    if hasattr(model, "predict") and hasattr(model, "layers"):
+        return scipy.special.softmax(np.asarray(model.predict(X, verbose=0), np.float64), axis=1)
+    raise TypeError(
+        f"model: expected a classifier with predict_proba or a Keras model, found {type(model)}"
+    )
+
+
+def accuracy(labels: np.ndarray, answers: np.ndarray, confidence: float = 0.95) -> Estimate:
+    """Return the share of right answers, with Wilson's interval.
+
+    The interval covers what chance did in drawing these images, not the chance in training:
+    for that, train with several seeds.
+
+    Args:
+        labels: true classes, shape (n,).
+        answers: classes that the model gave, shape (n,).
+        confidence: coverage of the interval.
+
+    Raises:
+        ValueError: if there are no labels, or not as many answers.
+
+    >>> print(accuracy(np.array([0, 1, 2, 3]), np.array([0, 1, 2, 0])))
+    75.00% (30.06% to 95.44%, n = 4)
+    """
+    labels, answers = _check(labels, answers)
+    result = scipy.stats.binomtest(int((labels == answers).sum()), len(labels))
+    interval = result.proportion_ci(confidence, method="wilson")
+    return Estimate(result.statistic, interval.low, interval.high, len(labels))
+
+
+def per_class(labels: np.ndarray, answers: np.ndarray) -> pd.DataFrame:
+    """Return precision, recall, F1 and number of images of each class, and their mean.
+
+    Args:
+        labels: true classes, shape (n,).
+        answers: classes that the model gave, shape (n,).
+
+    Returns:
+        A row a class and a last row ``"macro"``, in which every class counts the same. A class
+        that was never answered has precision 0.
+    """
+    labels, answers = _check(labels, answers)
+    columns = precision_recall_fscore_support(
+        labels, answers, labels=np.arange(len(CLASS_NAMES)), zero_division=0
+    )
+    table = pd.DataFrame(
+        dict(zip(("precision", "recall", "F1", "images"), columns, strict=True)),
+        index=pd.Index(CLASS_NAMES, name="class"),
+    )
+    table.loc["macro"] = table.mean()
+    table.loc["macro", "images"] = len(labels)
+    return table.astype({"images": int})
+
+
+def confusions(labels: np.ndarray, answers: np.ndarray, *, normalize: bool = True) -> pd.DataFrame:
+    """Return who is taken for whom, with named axes.
+
+    Args:
+        labels: true classes, shape (n,).
+        answers: classes that the model gave, shape (n,).
+        normalize: give each row in percent of its class instead of counts.
+
+    Returns:
+        A row for each true class, a column for each answer.
+    """
+    labels, answers = _check(labels, answers)
+    matrix = confusion_matrix(
+        labels,
+        answers,
+        labels=np.arange(len(CLASS_NAMES)),
+        normalize="true" if normalize else None,
+    )
+    return pd.DataFrame(
+        matrix * 100 if normalize else matrix,
+        index=pd.Index(CLASS_NAMES, name="true class"),
+        columns=pd.Index(CLASS_NAMES, name="answer"),
+    )
+
+
+def top_confusions(matrix: pd.DataFrame, count: int = 6) -> pd.Series:
+    """Return the largest entries off the diagonal of `confusions`, largest first.
+
+    They are computed from the matrix, since the eye prefers what it expects.
+    """
+    wrong = matrix.where(~np.eye(len(matrix), dtype=bool)).stack()
+    return wrong.sort_values(ascending=False, kind="stable").head(count)
+
+
+def reliability(labels: np.ndarray, predicted: np.ndarray, num_bins: int = 10) -> pd.DataFrame:
+    """Compare how sure the answers were with how many were right.
+
+    Args:
+        labels: true classes, shape (n,).
+        predicted: probabilities, shape (n, 10).
+        num_bins: equally wide bins of the largest probability.
+
+    Returns:
+        A row for each bin that holds images: mean ``confidence``, share ``right``, ``images``.
+    """
+    labels, predicted = _check_probabilities(labels, predicted)
+    confidence = predicted.max(axis=1)
+    right = predicted.argmax(axis=1) == labels
+    edges = np.linspace(0, 1, num_bins + 1)
+    place = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, num_bins - 1)
+    table = pd.DataFrame({"bin": place, "confidence": confidence, "right": right})
+    groups = table.groupby("bin")
+    return groups.mean().assign(images=groups.size()).rename_axis("bin")
+
+
+def calibration_error(labels: np.ndarray, predicted: np.ndarray, num_bins: int = 15) -> float:
+    """Return the expected calibration error (Guo et al., 2017), 0 at best, 1 at worst.
+
+    The gap between confidence and share right in each bin of `reliability`, averaged with the
+    number of images as weight.
+
+    Args:
+        labels: true classes, shape (n,).
+        predicted: probabilities, shape (n, 10).
+        num_bins: equally wide bins.
+    """
+    table = reliability(labels, predicted, num_bins)
+    gaps = (table["confidence"] - table["right"]).abs()
+    return float((gaps * table["images"]).sum() / table["images"].sum())
+
+
+def fit_temperature(labels: np.ndarray, logits: np.ndarray) -> float:
+    """Return the temperature that makes a model's probabilities fit best (Guo et al., 2017).
+
+    Divide logits by it before the softmax. Above 1 it says that the model was too sure. No
+    answer changes.
+
+    Args:
+        labels: true classes of validation images, shape (n,).
+        logits: scores before the softmax, shape (n, 10); log-probabilities will do.
+
+    Returns:
+        The temperature with the smallest cross-entropy, from 0.05 to 20.
+    """
+    labels, logits = _check_rows(labels, logits)
+
+    def loss(log_temperature: float) -> float:
+        scaled = scipy.special.log_softmax(logits / np.exp(log_temperature), axis=1)
+        return -scaled[np.arange(len(labels)), labels].mean()
+
+    bounds = np.log(0.05), np.log(20)
+    return float(np.exp(scipy.optimize.minimize_scalar(loss, bounds=bounds, method="bounded").x))
+
+
+class McNemar(NamedTuple):
+    """McNemar's exact test of two models on the same images.
+
+    Attributes:
+        only_first: images that only the first model has right.
+        only_second: images that only the second has right.
+        p: probability of a split at least as uneven, if both were equally good.
+    """
+
+    only_first: int
+    only_second: int
+    p: float
+
+
+def mcnemar(labels: np.ndarray, first: np.ndarray, second: np.ndarray) -> McNemar:
+    """Test whether two models that answered the same images are equally good.
+
+    Only the images that one has right and the other wrong tell them apart; if the models are
+    equally good, a coin decides which (McNemar, 1947, exact).
+
+    Args:
+        labels: true classes, shape (n,).
+        first: answers of one model, shape (n,).
+        second: answers of the other, shape (n,).
+    """
+    labels, first = _check(labels, first)
+    labels, second = _check(labels, second)
+    only_first = int(((first == labels) & (second != labels)).sum())
+    only_second = int(((first != labels) & (second == labels)).sum())
+    differing = only_first + only_second
+    p = scipy.stats.binomtest(only_first, differing).pvalue if differing else 1.0
+    return McNemar(only_first, only_second, float(p))
+
+
+def accuracy_difference(
+    labels: np.ndarray,
+    first: np.ndarray,
+    second: np.ndarray,
+    *,
+    num_samples: int = 10_000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Estimate:
+    """Return how much more accurate the second model is, with a paired bootstrap interval.
+
+    Args:
+        labels: true classes, shape (n,).
+        first: answers of one model, shape (n,).
+        second: answers of the other, shape (n,).
+        num_samples: data sets drawn from this one, with replacement.
+        confidence: coverage of the interval.
+        seed: of the drawing.
+    """
+    labels, first = _check(labels, first)
+    labels, second = _check(labels, second)
+    gain = (second == labels).astype(int) - (first == labels)
+    # An image gains, loses or stays: drawing images is drawing from these three.
+    shares = [np.mean(gain == value) for value in (1, -1, 0)]
+    draws = np.random.default_rng(seed).multinomial(len(gain), shares, size=num_samples)
+    differences = (draws[:, 0] - draws[:, 1]) / len(gain)
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(differences, [tail, 1 - tail])
+    return Estimate(float(gain.mean()), float(low), float(high), len(gain))
+
+
+def most_confident_mistakes(
+    labels: np.ndarray, predicted: np.ndarray, count: int = 16
+) -> np.ndarray:
+    """Return the indices of wrong answers, the surest first.
+
+    Args:
+        labels: true classes, shape (n,).
+        predicted: probabilities, shape (n, 10).
+        count: at most so many.
+
+    Returns:
+        Integer array of shape (count,), shorter if there are fewer mistakes.
+    """
+    labels, predicted = _check_probabilities(labels, predicted)
+    wrong = np.flatnonzero(predicted.argmax(axis=1) != labels)
+    return wrong[np.argsort(-predicted[wrong].max(axis=1), kind="stable")][:count]
+
+
+def _check(labels: np.ndarray, answers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    labels, answers = np.asarray(labels), np.asarray(answers)
+    if labels.ndim != 1 or labels.shape != answers.shape or not len(labels):
+        raise ValueError(
+            f"labels and answers: expected two arrays of one shape (n,), n > 0, "
+            f"found {labels.shape} and {answers.shape}"
+        )
+    return labels, answers
+
+
+def _check_rows(labels: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    labels, rows = np.asarray(labels), np.asarray(rows, np.float64)
+    if labels.ndim != 1 or rows.shape != (len(labels), len(CLASS_NAMES)) or not len(labels):
+        raise ValueError(
+            f"expected labels (n,) and {len(CLASS_NAMES)} values for each, n > 0, "
+            f"found {labels.shape} and {rows.shape}"
+        )
+    return labels, rows
+
+
+def _check_probabilities(labels, predicted) -> tuple[np.ndarray, np.ndarray]:
+    labels, predicted = _check_rows(labels, predicted)
+    if predicted.min() < 0 or not np.allclose(predicted.sum(axis=1), 1, atol=1e-3):
+        raise ValueError("expected probabilities that add up to 1 in each row; are these logits?")
+    return labels, predicted

@@ -1,0 +1,200 @@
+"""Figures beside their definitions, counted by hand or taken from another library."""
+
+import itertools
+
+import numpy as np
+import pytest
+import scipy.special
+import scipy.stats
+from sklearn import metrics
+from sklearn.linear_model import LogisticRegression
+
+from cifarlib import evaluation
+from cifarlib.splits import CLASS_NAMES
+
+
+@pytest.fixture
+def answered():
+    """Return 500 labels and the answers of a model that is right about half the time."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 10, 500)
+    return labels, np.where(rng.random(500) < 0.5, labels, rng.integers(0, 10, 500))
+
+
+@pytest.fixture
+def predicted(answered):
+    """Return the labels, and probabilities that lean towards them."""
+    labels, _ = answered
+    rng = np.random.default_rng(1)
+    logits = rng.normal(size=(500, 10)) + 1.5 * np.eye(10)[labels]
+    return labels, scipy.special.softmax(logits, axis=1)
+
+
+def test_accuracy_is_the_share_of_right_answers_within_wilsons_interval(answered):
+    labels, answers = answered
+    found = evaluation.accuracy(labels, answers)
+    share = np.mean(labels == answers)
+    assert (found.value, found.n) == (share, 500)
+    z = scipy.stats.norm.ppf(0.975)
+    middle = (share + z**2 / 1000) / (1 + z**2 / 500)
+    half = z / (1 + z**2 / 500) * np.sqrt(share * (1 - share) / 500 + z**2 / 4 / 500**2)
+    assert (found.low, found.high) == pytest.approx((middle - half, middle + half))
+
+
+def test_eighteen_images_say_little():
+    labels = np.zeros(18, int)
+    answers = np.r_[np.zeros(15, int), np.ones(3, int)]
+    found = evaluation.accuracy(labels, answers)
+    assert found.value == pytest.approx(0.833, abs=1e-3)
+    assert found.high - found.low > 0.3, "15 of 18 right may be 60 % or 94 %"
+
+
+def test_every_class_has_its_precision_recall_and_f1(answered):
+    labels, answers = answered
+    table = evaluation.per_class(labels, answers)
+    assert list(table.index) == [*CLASS_NAMES, "macro"]
+    for label, name in enumerate(CLASS_NAMES):
+        hits = np.sum((labels == label) & (answers == label))
+        precision, recall = hits / np.sum(answers == label), hits / np.sum(labels == label)
+        f1 = 2 * precision * recall / (precision + recall)
+        assert table.loc[name].tolist() == pytest.approx(
+            [precision, recall, f1, np.sum(labels == label)]
+        )
+    macro = metrics.f1_score(labels, answers, average="macro")
+    assert table.loc["macro", "F1"] == pytest.approx(macro)
+    assert table.loc["macro", "images"] == 500
+
+
+def test_a_class_that_is_never_answered_has_precision_zero_and_no_warning():
+    table = evaluation.per_class(np.arange(10), np.zeros(10, int))
+    assert table.loc["truck", "precision"] == 0
+    assert table.loc["airplane", "recall"] == 1
+
+
+def test_rows_of_the_matrix_are_true_classes_and_columns_answers():
+    matrix = evaluation.confusions(np.array([3, 3, 3, 5]), np.array([5, 5, 3, 5]))
+    assert matrix.loc["cat", "dog"] == pytest.approx(200 / 3)
+    assert matrix.loc["dog", "dog"] == 100
+    assert (matrix.index.name, matrix.columns.name) == ("true class", "answer")
+    counts = evaluation.confusions(np.array([3, 3]), np.array([5, 3]), normalize=False)
+    assert counts.loc["cat", "dog"] == 1 and counts.to_numpy().sum() == 2
+
+
+def test_top_confusions_are_the_largest_off_the_diagonal(answered):
+    matrix = evaluation.confusions(*answered)
+    found = evaluation.top_confusions(matrix, count=4)
+    every = sorted(
+        (matrix.loc[a, b] for a, b in itertools.product(CLASS_NAMES, repeat=2) if a != b),
+        reverse=True,
+    )
+    assert found.tolist() == every[:4]
+    for (true, answer), share in found.items():
+        assert true != answer and matrix.loc[true, answer] == share
+
+
+def test_reliability_counts_what_falls_into_each_bin(predicted):
+    labels, rows = predicted
+    table = evaluation.reliability(labels, rows, num_bins=5)
+    assert table["images"].sum() == 500
+    for number, row in table.iterrows():
+        confidence = rows.max(axis=1)
+        inside = (confidence > number / 5) & (confidence <= (number + 1) / 5)
+        assert row["images"] == inside.sum()
+        assert row["confidence"] == pytest.approx(confidence[inside].mean())
+        assert row["right"] == pytest.approx(np.mean(rows.argmax(axis=1)[inside] == labels[inside]))
+
+
+def test_one_who_says_always_and_is_right_half_the_time_is_off_by_a_half():
+    rows = np.eye(10)[[0] * 4]
+    assert evaluation.calibration_error(np.array([0, 0, 1, 1]), rows) == pytest.approx(0.5)
+    assert evaluation.calibration_error(np.zeros(4, int), rows) == 0
+
+
+def test_the_temperature_that_was_put_in_is_found_again():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(20_000, 10)) * 2
+    labels = (logits + rng.gumbel(size=logits.shape)).argmax(axis=1)  # a calibrated model
+    assert evaluation.fit_temperature(labels, logits) == pytest.approx(1, rel=0.03)
+    assert evaluation.fit_temperature(labels, 3 * logits) == pytest.approx(3, rel=0.03)
+
+
+def test_a_temperature_mends_calibration_and_changes_no_answer(predicted):
+    labels, rows = predicted
+    too_sure = scipy.special.softmax(4 * np.log(rows), axis=1)
+    temperature = evaluation.fit_temperature(labels, np.log(too_sure))
+    mended = scipy.special.softmax(np.log(too_sure) / temperature, axis=1)
+    assert temperature > 2
+    before, after = (evaluation.calibration_error(labels, p) for p in (too_sure, mended))
+    assert after < before / 2
+    np.testing.assert_array_equal(mended.argmax(axis=1), too_sure.argmax(axis=1))
+
+
+def test_mcnemar_is_a_coin_thrown_for_every_image_they_differ_on():
+    labels = np.zeros(20, int)
+    first = np.r_[np.zeros(12, int), np.ones(8, int)]
+    second = np.r_[np.ones(9, int), np.zeros(11, int)]
+    found = evaluation.mcnemar(labels, first, second)
+    assert (found.only_first, found.only_second) == (9, 8)
+    throws = scipy.stats.binom(17, 0.5)
+    assert found.p == pytest.approx(min(1, 2 * throws.cdf(8)))
+    assert evaluation.mcnemar(labels, first, first).p == 1
+
+
+def test_the_interval_of_a_difference_is_that_of_drawing_images_again(answered):
+    labels, second = answered
+    first = np.random.default_rng(3).permutation(second)
+    found = evaluation.accuracy_difference(labels, first, second)
+    gain = (second == labels) * 1.0 - (first == labels)
+    assert found.value == pytest.approx(gain.mean())
+    rng = np.random.default_rng(5)
+    again = [gain[rng.integers(0, 500, 500)].mean() for _ in range(4000)]
+    low, high = np.quantile(again, [0.025, 0.975])
+    assert (found.low, found.high) == pytest.approx((low, high), abs=0.01)
+    same = evaluation.accuracy_difference(labels, second, second)
+    assert (same.value, same.low, same.high) == (0, 0, 0)
+
+
+def test_mistakes_come_surest_first_and_are_mistakes(predicted):
+    labels, rows = predicted
+    found = evaluation.most_confident_mistakes(labels, rows, count=7)
+    sure = rows.max(axis=1)
+    assert len(found) == 7
+    assert (rows.argmax(axis=1)[found] != labels[found]).all()
+    assert (np.diff(sure[found]) <= 0).all()
+    others = np.setdiff1d(np.flatnonzero(rows.argmax(axis=1) != labels), found)
+    assert sure[others].max() <= sure[found].min()
+    assert len(evaluation.most_confident_mistakes(np.arange(10), np.eye(10))) == 0
+
+
+def test_both_kinds_of_model_are_asked_alike():
+    keras = pytest.importorskip("keras")
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(200, 6)).astype(np.float32), np.arange(200) % 10
+    linear = LogisticRegression().fit(X, y)
+    network = keras.Sequential([keras.Input((6,)), keras.layers.Dense(10)])
+    network.layers[0].set_weights([linear.coef_.T, linear.intercept_])
+    rows = [evaluation.probabilities(model, X) for model in (linear, network)]
+    np.testing.assert_allclose(*rows, atol=1e-5)
+    with pytest.raises(TypeError, match="predict_proba"):
+        evaluation.probabilities(object(), X)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: evaluation.accuracy(np.zeros(3), np.zeros(4)),
+        lambda: evaluation.accuracy(np.zeros(0), np.zeros(0)),
+        lambda: evaluation.confusions(np.zeros((2, 1)), np.zeros((2, 1))),
+        lambda: evaluation.mcnemar(np.zeros(3), np.zeros(3), np.zeros(2)),
+        lambda: evaluation.reliability(np.zeros(3, int), np.zeros((3, 9))),
+        lambda: evaluation.fit_temperature(np.zeros(3, int), np.zeros((2, 10))),
+    ],
+)
+def test_arrays_that_do_not_belong_together_are_refused(call):
+    with pytest.raises(ValueError, match="expected"):
+        call()
+
+
+def test_logits_are_not_taken_for_probabilities():
+    with pytest.raises(ValueError, match="are these logits"):
+        evaluation.calibration_error(np.zeros(3, int), np.full((3, 10), 2.0))
