@@ -20,7 +20,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from cifarlib import classical, data, devices, features, images, results
+from cifarlib import data, devices, features, images, results, search
 
 COUNTS, STRENGTHS = [50, 100, 200], [1e-4, 1e-3, 1e-2, 1]
 GRID = [
@@ -56,7 +56,7 @@ def main() -> None:
         ]
     )
     with tempfile.TemporaryDirectory() as folder:
-        ours = classical.ResumableGridSearchCV(
+        ours = search.ResumableGridSearchCV(
             pipeline, GRID, cv=3, n_jobs=workers, refit=False, journal=f"{folder}/journal"
         )
         our_seconds = _seconds(lambda: ours.fit(X, y))

@@ -1,45 +1,27 @@
-"""Linear models on good features, and a grid search that survives.
+"""Linear models on good features: from raw pixels to learned patches.
 
-`build` names the rungs of a ladder from raw pixels to learned patches, `fit` fits one of them
-with its strength of regularisation chosen on held-out training images, and
-`ResumableGridSearchCV` is scikit-learn's grid search with memory. Not for making features
-(`features`) nor for networks (`models`, `training`).
+`build` names the rungs of a ladder, `fit` fits one of them with its strength of regularisation
+chosen on held-out training images, and `cross_validate` keeps every answer. Not for making
+features (`features`), nor for searching over several settings (`search`), nor for networks
+(`models`, `training`).
 """
 
-import contextlib
-import copy
-import json
-import math
 import time
-import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import filelock
 import joblib
 import numpy as np
 import pandas as pd
-import scipy.stats
-from sklearn.base import BaseEstimator, clone, is_classifier
+from sklearn.base import BaseEstimator, clone
 from sklearn.decomposition import PCA
-from sklearn.exceptions import ConvergenceWarning, FitFailedWarning
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import check_scoring
-from sklearn.model_selection import (
-    GridSearchCV,
-    ParameterGrid,
-    StratifiedKFold,
-    check_cv,
-    train_test_split,
-)
+from sklearn.model_selection import StratifiedKFold, train_test_split
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
-from sklearn.utils import _safe_indexing, check_X_y, indexable
-from threadpoolctl import threadpool_limits
+from sklearn.utils import check_X_y
 
-from cifarlib import devices, features, progress
-from cifarlib.errors import CifarlibError, InputError
+from cifarlib import devices, features, fitting, progress
 
 RUNGS = ("raw", "standardized", "whitened", "gradients", "patches", "mirrored patches")
 
@@ -151,7 +133,7 @@ def fit(
         classifier, C, described[kept], y[kept], described[held_out], y[held_out]
     )
     best = candidates[table["accuracy"].idxmax()]
-    with _quietly():
+    with fitting.quietly():
         classifier.set_params(C=best.C).fit(described, y)
     seconds = time.monotonic() - began
     return Fit(model, best, table, best.C, described, kept, held_out, seconds)
@@ -164,20 +146,20 @@ def _try_strengths(
 
     def try_strength(strength: float) -> tuple[BaseEstimator, dict[str, Any]]:
         candidate = clone(classifier).set_params(C=strength)
-        seconds = _fit(candidate, X, y)
+        seconds = fitting.timed_fit(candidate, X, y)
         return candidate, {
             "C": strength,
             "accuracy": candidate.score(X_held_out, y_held_out),
             "train_accuracy": candidate.score(X, y),
             "iterations": int(np.max(candidate.n_iter_)),
-            "converged": _has_converged(candidate),
+            "converged": fitting.has_converged(candidate),
             "seconds": seconds,
         }
 
     # Threads, since the features are large and NumPy lets go of the interpreter.
     parallel = joblib.Parallel(devices.num_cores(), prefer="threads", return_as="generator")
     candidates, rows = [], []
-    with progress.bar(len(C), "Regularisation", "fit") as bar, _quietly():
+    with progress.bar(len(C), "Regularisation", "fit") as bar, fitting.quietly():
         for candidate, row in parallel(joblib.delayed(try_strength)(c) for c in sorted(C)):
             candidates.append(candidate)
             rows.append(row)
@@ -232,448 +214,12 @@ def cross_validate(
             accuracies[fold] = np.mean(said == y[held_out])
             converged.append(fold_converged)
             bar.update()
-    return CrossValidation(predictions, accuracies, seconds, _all_converged(converged))
+    return CrossValidation(predictions, accuracies, seconds, fitting.all_converged(converged))
 
 
 def _fit_and_predict(model, X, y, train, held_out):
     """Fit on one part and predict the other; runs in a worker."""
-    with _quietly():
+    with fitting.quietly():
         fitted = clone(model)
-        seconds = _fit(fitted, X[train], y[train])
-        return fitted.predict(X[held_out]), seconds, _has_converged(fitted)
-
-
-class ResumableGridSearchCV(GridSearchCV):
-    """scikit-learn's ``GridSearchCV`` that shares work, remembers it, and stops in time.
-
-    *Shares*: candidates that differ only in the later steps of a pipeline share the earlier
-    ones, fitted once a fold. *Remembers*: finished fits are kept in a journal; the same call
-    after an interruption, or with a larger grid, computes what is missing. *Stops*: after the
-    time budget no fit is begun, and the best of the finished candidates wins. Work is spread by
-    joblib, one BLAS thread a worker, so ``joblib.parallel_config(backend="dask")`` spreads it
-    over several machines.
-
-    Args:
-        estimator: what to search over, usually a pipeline.
-        param_grid: dict or list of dicts, as for ``GridSearchCV``.
-        scoring: name of one metric, or a scorer, None for the estimator's own. It is given the
-            last step of a pipeline and what that step gets.
-        n_jobs: number of workers, None for 1 or what ``joblib.parallel_config`` says.
-        refit: fit the best candidate on all data at the end.
-        cv: number of folds or a splitter, None for 5. Shuffling needs a ``random_state``, or
-            the journal belongs to other folds.
-        journal: file of finished fits, one JSON line each; None to remember nothing. Only one
-            search at a time can use it.
-        time_budget: seconds after which no fit is begun, None for no limit.
-
-    Attributes:
-        cv_results_: as of ``GridSearchCV``, for the finished candidates. Times are those of
-            a fit alone: shared steps count for each candidate. ``converged`` tells whether
-            the last step did in every fold, where it counts its iterations.
-        num_unfinished_: candidates that the time budget left out.
-        num_remembered_: fits that were found in the journal.
-        search_time_: seconds of the search, without the final fit.
-    """
-
-    def __init__(
-        self,
-        estimator: BaseEstimator,
-        param_grid: dict | list[dict],
-        *,
-        scoring=None,
-        n_jobs: int | None = None,
-        refit: bool = True,
-        cv=None,
-        journal: str | Path | None = None,
-        time_budget: float | None = None,
-    ):
-        super().__init__(estimator, param_grid, scoring=scoring, n_jobs=n_jobs, refit=refit, cv=cv)
-        self.journal = journal
-        self.time_budget = time_budget
-
-    def fit(self, X, y=None):
-        """Search, and fit the best candidate on everything.
-
-        Args:
-            X: array of shape (n, d).
-            y: labels of shape (n,).
-
-        Returns:
-            The search itself.
-
-        Raises:
-            InputError: if the journal is of another search, damaged, or in use.
-            CifarlibError: if the time budget ended before one candidate was finished, or a
-                worker died.
-            ValueError: if every candidate failed, with what the first one said, or the grid
-                holds a function without a name.
-        """
-        X, y = indexable(X, y)
-        if isinstance(self.scoring, list | tuple | set | dict):
-            raise ValueError(f"scoring: expected one metric, found {self.scoring}")
-        began, budget = time.monotonic(), self.time_budget
-        splitter = check_cv(self.cv, y, classifier=is_classifier(self.estimator))
-        folds = list(splitter.split(X, y))
-        candidates = list(ParameterGrid(self.param_grid))
-        keys = [_key(candidate) for candidate in candidates]
-        self.scorer_ = check_scoring(self.estimator, self.scoring)
-        self.multimetric_ = False
-        self.n_splits_ = len(folds)
-
-        search = {
-            "estimator": _describe(self.estimator),
-            "data": joblib.hash((X, y)),
-            "folds": joblib.hash(folds),
-            "scoring": _describe(self.scoring),
-        }
-        with _Journal(self.journal, search) as journal:
-            missing = [
-                _Work(fold, [c for c, key in enumerate(keys) if (key, fold) not in journal.fits])
-                for fold in range(len(folds))
-            ]
-            num_fits = len(candidates) * len(folds)
-            self.num_remembered_ = num_fits - sum(len(work.candidates) for work in missing)
-            pieces = [
-                piece for work in missing for piece in _split(work, self.estimator, candidates)
-            ]
-            # The folds of one candidate side by side, so that a time budget leaves few torn.
-            pieces.sort(key=lambda piece: piece.candidates[0])
-
-            def in_time() -> Iterator:
-                for fold, indices in pieces:
-                    left = math.inf if budget is None else budget - (time.monotonic() - began)
-                    if left <= 0:
-                        return
-                    chosen = {index: candidates[index] for index in indices}
-                    yield joblib.delayed(_score)(
-                        self.estimator, chosen, X, y, fold, folds[fold], self.scorer_, left
-                    )
-
-            parallel = joblib.Parallel(
-                self.n_jobs, return_as="generator_unordered", pre_dispatch="n_jobs"
-            )
-            with progress.bar(num_fits, "Grid", "fit", initial=self.num_remembered_) as bar:
-                try:
-                    for fold, outcomes in parallel(in_time()):
-                        for index, outcome in outcomes.items():
-                            journal.add(keys[index], fold, outcome)
-                        bar.update(len(outcomes))
-                except Exception as error:  # fits report theirs; this is a worker that died
-                    raise CifarlibError(
-                        f"a worker was lost ({type(error).__name__}: {error}). The finished fits "
-                        "are kept if there is a journal: the same call goes on."
-                    ) from error
-            fits = journal.fits
-
-        finished = [
-            index
-            for index, key in enumerate(keys)
-            if all((key, fold) in fits for fold in range(len(folds)))
-        ]
-        self.search_time_ = time.monotonic() - began
-        self.num_unfinished_ = len(candidates) - len(finished)
-        if not finished:
-            raise CifarlibError(
-                f"time_budget={self.time_budget}: over before one candidate was finished. "
-                "Give it more; what was finished is kept if there is a journal."
-            )
-        rows = [[fits[keys[index], fold] for fold in range(len(folds))] for index in finished]
-        self._summarise([candidates[index] for index in finished], rows)
-        if self.refit:
-            began = time.monotonic()
-            self.best_estimator_ = _set(self.estimator, self.best_params_)
-            with _quietly():
-                self.best_estimator_.fit(X, y)
-            if hasattr(self.best_estimator_, "feature_names_in_"):
-                self.feature_names_in_ = self.best_estimator_.feature_names_in_
-            self.refit_time_ = time.monotonic() - began
-        return self
-
-    def _summarise(self, candidates: list[dict], rows: list[list["_Outcome"]]) -> None:
-        """Set what scikit-learn's search sets, from the outcomes of every candidate and fold."""
-        errors = [outcome.error for row in rows for outcome in row if outcome.error]
-        if errors:
-            if all(any(outcome.error for outcome in row) for row in rows):
-                raise ValueError(f"every candidate failed; the first one said: {errors[0]}")
-            warnings.warn(
-                f"{len(errors)} fits failed and score NaN; the first one said: {errors[0]}",
-                FitFailedWarning,
-                stacklevel=3,
-            )
-        scores = np.array([[outcome.score for outcome in row] for row in rows])
-        table: dict[str, Any] = {}
-        for name in ("fit_time", "score_time"):
-            seconds = np.array([[getattr(outcome, name) for outcome in row] for row in rows])
-            table[f"mean_{name}"] = seconds.mean(axis=1)
-            table[f"std_{name}"] = seconds.std(axis=1)
-        for name in dict.fromkeys(name for candidate in candidates for name in candidate):
-            values = np.ma.masked_all(len(candidates), dtype=object)
-            for index, candidate in enumerate(candidates):
-                if name in candidate:
-                    values[index] = candidate[name]
-            table[f"param_{name}"] = values
-        table["params"] = candidates
-        for fold in range(scores.shape[1]):
-            table[f"split{fold}_test_score"] = scores[:, fold]
-        means = scores.mean(axis=1)
-        table["mean_test_score"] = means
-        table["std_test_score"] = scores.std(axis=1)
-        ranks = scipy.stats.rankdata(-np.where(np.isnan(means), -np.inf, means), method="min")
-        table["rank_test_score"] = ranks.astype(np.int32)
-        table["converged"] = [_all_converged(outcome.converged for outcome in row) for row in rows]
-        self.cv_results_ = table
-        self.best_index_ = int(np.argmin(table["rank_test_score"]))
-        self.best_score_ = float(means[self.best_index_])
-        self.best_params_ = candidates[self.best_index_]
-
-
-class _Outcome(NamedTuple):
-    """What one candidate did in one fold."""
-
-    score: float
-    fit_time: float
-    score_time: float
-    converged: bool | None
-    error: str
-
-
-class _Work(NamedTuple):
-    """Candidates to be fitted in one fold, by one worker."""
-
-    fold: int
-    candidates: list[int]
-
-
-class _Journal:
-    """Finished fits on disk: a line that says what is searched, then a line for each fit."""
-
-    def __init__(self, path: str | Path | None, search: dict[str, str]):
-        self.fits: dict[tuple[str, int], _Outcome] = {}
-        self._path = None if path is None else Path(path)
-        self._search = self._found = search
-        self._file = None
-
-    def __enter__(self) -> "_Journal":
-        if self._path is None:
-            return self
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            self._lock = filelock.FileLock(f"{self._path}.lock", timeout=0)
-            self._lock.acquire()
-        except filelock.Timeout as error:
-            raise InputError(
-                self._path,
-                "a journal of its own",
-                "another search at it",
-                "Wait for it, or name another journal.",
-            ) from error
-        try:
-            self._open()
-        except BaseException:
-            self._lock.release()
-            raise
-        return self
-
-    def __exit__(self, *exception) -> None:
-        if self._file:
-            self._file.close()
-            self._lock.release()
-
-    def _open(self) -> None:
-        advice = "Name another journal, or delete this one."
-        try:
-            content = self._path.read_bytes() if self._path.exists() else b""
-            # A line without its end was being written when the search was killed.
-            whole = content[: content.rfind(b"\n") + 1]
-            if whole:
-                self._read(whole.decode("utf-8").splitlines())
-            elif content:
-                raise ValueError("no complete line")
-        except (ValueError, TypeError, KeyError) as error:
-            raise InputError(
-                self._path, "a journal of fits", f"something else ({error})", advice
-            ) from error
-        differs = [name for name, value in self._search.items() if self._found[name] != value]
-        if whole and differs:
-            found = f"one of another {' and '.join(differs)}"
-            raise InputError(self._path, "the journal of this search", found, advice)
-        if whole != content or not whole:
-            whole = whole or json.dumps(self._search).encode() + b"\n"
-            temporary = self._path.with_name(f"{self._path.name}.new")
-            temporary.write_bytes(whole)
-            temporary.replace(self._path)
-        self._file = self._path.open("a", encoding="utf-8")
-
-    def _read(self, lines: list[str]) -> None:
-        search, *fits = [json.loads(line) for line in lines]
-        if not isinstance(search, dict) or not search.keys() >= self._search.keys():
-            raise ValueError("the first line says nothing of a search")
-        self._found = search
-        self.fits = {(fit.pop("candidate"), fit.pop("fold")): _Outcome(**fit) for fit in fits}
-
-    def add(self, candidate: str, fold: int, outcome: _Outcome) -> None:
-        """Keep a fit, on disk before the next one is counted."""
-        self.fits[candidate, fold] = outcome
-        if self._file and not outcome.error:  # what failed for want of memory may yet succeed
-            line = {"candidate": candidate, "fold": fold, **outcome._asdict()}
-            self._file.write(json.dumps(line) + "\n")
-            self._file.flush()
-
-
-def _key(candidate: dict[str, Any]) -> str:
-    """Return what tells a candidate from others, equal in every session."""
-    return ", ".join(f"{name}={_describe(value)}" for name, value in sorted(candidate.items()))
-
-
-def _describe(value: Any) -> str:
-    """Return a value with all its parameters; an estimator's repr leaves out the defaults.
-
-    Raises:
-        ValueError: if nothing tells the value from others of its kind in another session.
-    """
-    if isinstance(value, BaseEstimator):
-        parameters = {k: _describe(v) for k, v in sorted(value.get_params(deep=False).items())}
-        return f"{type(value).__name__}({parameters})"
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(map(_describe, value))}]"
-    if isinstance(value, dict):
-        return f"{{{_key(value)}}}"
-    if isinstance(value, np.ndarray):
-        return f"array({joblib.hash(value)})"
-    if isinstance(value, np.generic):
-        value = value.item()
-    described = repr(value)
-    if callable(value) and hasattr(value, "__qualname__"):
-        described = f"{value.__module__}.{value.__qualname__}"
-    if any(sign in described for sign in ("<lambda>", "<locals>", " at 0x")):
-        raise ValueError(
-            f"{described}: expected a parameter that can be told from others by its name or "
-            "value; define the function in a module or a cell, with def"
-        )
-    return described
-
-
-def _split(work: _Work, estimator: BaseEstimator, candidates: list[dict]) -> list[_Work]:
-    """Return the work in pieces that share nothing: one for each setting of the first step."""
-    groups: dict[str, list[int]] = {}
-    for index in work.candidates:
-        first = _own_parameters(estimator, 0, candidates[index])
-        groups.setdefault(_key(first), []).append(index)
-    return [_Work(work.fold, indices) for indices in groups.values()]
-
-
-def _own_parameters(estimator: BaseEstimator, step: int, candidate: dict) -> dict[str, Any]:
-    """Return those parameters of a candidate that concern one step of a pipeline."""
-    if not isinstance(estimator, Pipeline) or "steps" in candidate:
-        return candidate
-    name = estimator.steps[step][0]
-    return {k: v for k, v in candidate.items() if k == name or k.startswith(f"{name}__")}
-
-
-def _score(estimator, candidates, X, y, fold, rows, scorer, seconds):
-    """Fit and score candidates on one fold, in a worker, until the seconds are over."""
-    deadline = time.monotonic() + seconds
-    parts = [
-        None if part is None else _safe_indexing(part, index) for index in rows for part in (X, y)
-    ]
-    outcomes: dict[int, _Outcome] = {}
-    with _quietly():
-        _score_from(0, estimator, candidates, *parts, scorer, deadline, (0.0, 0.0), outcomes)
-    return fold, outcomes
-
-
-def _score_from(
-    step, estimator, candidates, X, y, X_test, y_test, scorer, deadline, times, outcomes
-):
-    """Fit one step of a pipeline for all candidates that agree on it, then go on to the next.
-
-    A tree: its trunk is the first step, its leaves are the candidates. ``times`` are the seconds
-    of fitting and of transforming the test part, from the first step to here.
-    """
-    groups: dict[str, dict[int, dict]] = {}
-    for index, candidate in candidates.items():
-        key = _key(_own_parameters(estimator, step, candidate))
-        groups.setdefault(key, {})[index] = candidate
-    for number, group in enumerate(groups.values()):
-        if time.monotonic() >= deadline:
-            return
-        if number < len(groups) - 1:  # a step may work in place, as StandardScaler(copy=False)
-            own, own_test = copy.copy(X), copy.copy(X_test)
-        else:
-            own, own_test = X, X_test
-        try:
-            # Parameters may replace the step itself, as in {"scale": ["passthrough", ...]}.
-            model = _set(estimator, next(iter(group.values())))
-            if not isinstance(model, Pipeline) or step == len(model.steps) - 1:
-                last = model[step] if isinstance(model, Pipeline) else model
-                outcome = _score_last(last, own, y, own_test, y_test, scorer, times)
-                outcomes.update(dict.fromkeys(group, outcome))
-                continue
-            transformer = model.steps[step][1]
-            seconds = test_seconds = 0.0
-            if transformer is not None and transformer != "passthrough":
-                began = time.perf_counter()
-                own = transformer.fit_transform(own, y)
-                seconds = time.perf_counter() - began
-                began = time.perf_counter()
-                own_test = transformer.transform(own_test)
-                test_seconds = time.perf_counter() - began
-        except Exception as error:  # a candidate that cannot be fitted is a result, too
-            told = str(error).strip().partition("\n")[0]
-            failure = _Outcome(float("nan"), 0.0, 0.0, None, f"{type(error).__name__}: {told}")
-            outcomes.update(dict.fromkeys(group, failure))
-            continue
-        times_here = times[0] + seconds, times[1] + test_seconds
-        _score_from(
-            step + 1, estimator, group, own, y, own_test, y_test, scorer, deadline, times_here,
-            outcomes,
-        )  # fmt: skip
-
-
-def _set(estimator: BaseEstimator, parameters: dict[str, Any]) -> BaseEstimator:
-    """Return a clone with parameters of its own."""
-    own = {name: clone(value, safe=False) for name, value in parameters.items()}
-    return clone(estimator).set_params(**own)
-
-
-def _score_last(model, X, y, X_test, y_test, scorer, times) -> _Outcome:
-    fit_time = times[0] + _fit(model, X, y)
-    began = time.perf_counter()
-    score = float(scorer(model, X_test, y_test))
-    score_time = times[1] + time.perf_counter() - began
-    return _Outcome(score, fit_time, score_time, _has_converged(model), "")
-
-
-def _fit(model: BaseEstimator, X: np.ndarray, y: np.ndarray) -> float:
-    """Fit and return the seconds."""
-    began = time.perf_counter()
-    model.fit(X, y)
-    return time.perf_counter() - began
-
-
-@contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """Fit on one BLAS thread and without warnings: whether a fit converged is a result here.
-
-    The products of a logistic regression are so narrow, ten columns, that several threads wait
-    for each other more than they compute: two were half as fast as one.
-    """
-    with threadpool_limits(1, "blas"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        yield
-
-
-def _has_converged(model: BaseEstimator) -> bool | None:
-    """Tell whether a fitted model stopped before its last iteration, None if it counts none."""
-    if isinstance(model, Pipeline):
-        return _has_converged(model[-1])
-    if hasattr(model, "estimators_"):  # one for each class
-        return _all_converged(_has_converged(part) for part in model.estimators_)
-    if not hasattr(model, "n_iter_") or (getattr(model, "max_iter", None) or -1) < 0:
-        return None
-    return bool(np.max(model.n_iter_) < model.max_iter)
-
-
-def _all_converged(parts: Iterable[bool | None]) -> bool | None:
-    parts = list(parts)
-    return None if None in parts else all(parts)
+        seconds = fitting.timed_fit(fitted, X[train], y[train])
+        return fitted.predict(X[held_out]), seconds, fitting.has_converged(fitted)

@@ -291,3 +291,17 @@ synthetic.write_archive = functools.partial(synthetic.write_archive, num_train=5
     output, errors = process.communicate(timeout=60)
     assert "50 training" in output
     assert "Drawing" not in errors
+
+
+def test_every_model_is_listed_with_what_it_reproduces(capsys):
+    pytest.importorskip("keras")
+    assert cli.main(["models", "--json"]) == 0
+    described = {model["name"]: model for model in json.loads(capsys.readouterr().out)}
+    assert described["resnet18"]["trainable"] == 11_173_962
+    assert described["baseline"]["parameters_gray"] == 72_842
+    assert cli.main(["models"]) == 0
+    lines = capsys.readouterr().out.splitlines()[1:]
+    assert [line.split()[0] for line in lines] == list(described)
+    assert all(
+        model["reproduces"] in line for model, line in zip(described.values(), lines, strict=True)
+    )

@@ -84,6 +84,15 @@ def test_benchmarks_are_tabled_with_their_spread():
     assert "| faster than y | 10.0 (9.0 to 11.0) | 3 |" in table
 
 
+def test_linear_models_are_tabled_from_the_worst_to_the_best_with_their_spread():
+    record("linear-mirrored-patches-gray", values=(0.7, 0.72, 0.74), color="gray", seconds=300.0)
+    record("linear-raw-gray", values=(0.3,), color="gray", seconds=30.0)
+    record("linear-raw-rgb", values=(0.4,), color="rgb", seconds=30.0)
+    table = results.stamp("<!-- results: linear --><!-- end -->").splitlines()
+    assert table[3] == "| raw | 30.0 | 40.0 | 30 |"
+    assert table[4] == "| mirrored patches | 72.0 ± 2.0 (n = 3) | not run | 100 |"
+
+
 def test_an_unknown_place_is_an_error():
     with pytest.raises(KeyError):
         results.stamp("<!-- results: nonsense --><!-- end -->")
@@ -93,10 +102,11 @@ def test_text_without_places_is_left_alone():
     assert results.stamp("# A page <!-- comment -->\n") == "# A page <!-- comment -->\n"
 
 
-def test_an_installed_package_has_no_results(monkeypatch):
+def test_an_installed_package_has_no_results_and_writes_none(monkeypatch):
     monkeypatch.setattr(settings, "checkout_folder", lambda: None)
+    assert results.read("x") is None
     with pytest.raises(InputError, match="a checkout"):
-        results.read("x")
+        record()
 
 
 def test_figures_measured_on_drawn_pictures_are_not_recorded(checkout):
