@@ -96,7 +96,7 @@ class ResumableGridSearchCV(GridSearchCV):
         X, y = indexable(X, y)
         if isinstance(self.scoring, list | tuple | set | dict):
             raise ValueError(f"scoring: expected one metric, found {self.scoring}")
-        began, budget = time.monotonic(), self.time_budget
+        began = time.monotonic()
         splitter = check_cv(self.cv, y, classifier=is_classifier(self.estimator))
         folds = list(splitter.split(X, y))
         candidates = list(ParameterGrid(self.param_grid))
@@ -112,43 +112,8 @@ class ResumableGridSearchCV(GridSearchCV):
             "scoring": _describe(self.scoring),
         }
         with _Journal(self.journal, search) as journal:
-            missing = [
-                _Work(fold, [c for c, key in enumerate(keys) if (key, fold) not in journal.fits])
-                for fold in range(len(folds))
-            ]
-            num_fits = len(candidates) * len(folds)
-            self.num_remembered_ = num_fits - sum(len(work.candidates) for work in missing)
-            pieces = [
-                piece for work in missing for piece in _split(work, self.estimator, candidates)
-            ]
-            # The folds of one candidate side by side, so that a time budget leaves few torn.
-            pieces.sort(key=lambda piece: piece.candidates[0])
-
-            def in_time() -> Iterator:
-                for fold, indices in pieces:
-                    left = math.inf if budget is None else budget - (time.monotonic() - began)
-                    if left <= 0:
-                        return
-                    chosen = {index: candidates[index] for index in indices}
-                    yield joblib.delayed(_score)(
-                        self.estimator, chosen, X, y, fold, folds[fold], self.scorer_, left
-                    )
-
-            parallel = joblib.Parallel(
-                self.n_jobs, return_as="generator_unordered", pre_dispatch="n_jobs"
-            )
-            with progress.bar(num_fits, "Grid", "fit", initial=self.num_remembered_) as bar:
-                try:
-                    for fold, outcomes in parallel(in_time()):
-                        for index, outcome in outcomes.items():
-                            journal.add(keys[index], fold, outcome)
-                        bar.update(len(outcomes))
-                except Exception as error:  # fits report theirs; this is a worker that died
-                    raise CifarlibError(
-                        f"a worker was lost ({type(error).__name__}: {error}). The finished fits "
-                        "are kept if there is a journal: the same call goes on."
-                    ) from error
-            fits = journal.fits
+            self._compute(X, y, folds, candidates, journal, began)
+        fits = journal.fits
 
         finished = [
             index
@@ -173,6 +138,45 @@ class ResumableGridSearchCV(GridSearchCV):
                 self.feature_names_in_ = self.best_estimator_.feature_names_in_
             self.refit_time_ = time.monotonic() - began
         return self
+
+    def _compute(self, X, y, folds, candidates, journal: "_Journal", began: float) -> None:
+        """Fit what the journal does not hold yet, until the time is over."""
+        keys = [_key(candidate) for candidate in candidates]
+        missing = [
+            _Work(fold, [c for c, key in enumerate(keys) if (key, fold) not in journal.fits])
+            for fold in range(len(folds))
+        ]
+        num_fits = len(candidates) * len(folds)
+        self.num_remembered_ = num_fits - sum(len(work.candidates) for work in missing)
+        pieces = [piece for work in missing for piece in _split(work, self.estimator, candidates)]
+        # The folds of one candidate side by side, so that a time budget leaves few torn.
+        pieces.sort(key=lambda piece: piece.candidates[0])
+        budget = math.inf if self.time_budget is None else self.time_budget
+
+        def in_time() -> Iterator:
+            for fold, indices in pieces:
+                left = budget - (time.monotonic() - began)
+                if left <= 0:
+                    return
+                chosen = {index: candidates[index] for index in indices}
+                yield joblib.delayed(_score)(
+                    self.estimator, chosen, X, y, fold, folds[fold], self.scorer_, left
+                )
+
+        parallel = joblib.Parallel(
+            self.n_jobs, return_as="generator_unordered", pre_dispatch="n_jobs"
+        )
+        with progress.bar(num_fits, "Grid", "fit", initial=self.num_remembered_) as bar:
+            try:
+                for fold, outcomes in parallel(in_time()):
+                    for index, outcome in outcomes.items():
+                        journal.add(keys[index], fold, outcome)
+                    bar.update(len(outcomes))
+            except Exception as error:  # fits report theirs; this is a worker that died
+                raise CifarlibError(
+                    f"a worker was lost ({type(error).__name__}: {error}). The finished fits "
+                    "are kept if there is a journal: the same call goes on."
+                ) from error
 
     def _summarise(self, candidates: list[dict], rows: list[list["_Outcome"]]) -> None:
         """Set what scikit-learn's search sets, from the outcomes of every candidate and fold."""
