@@ -1,0 +1,146 @@
+"""What a network looks at: its filters, its feature maps, and Grad-CAM.
+
+On any backend of Keras. Not for drawing (`plotting`) nor for figures of merit (`evaluation`).
+"""
+
+import keras
+import numpy as np
+from keras import ops
+
+from cifarlib.errors import InputError
+
+
+def filters(model: keras.Model) -> np.ndarray:
+    """Return the filters of the first convolution as images.
+
+    Args:
+        model: a network of `models`, or any whose first convolution sees the image.
+
+    Returns:
+        float32 array of shape (num_filters, height, width, C) in the unit range, each filter
+        stretched so that zero is 0.5.
+
+    Raises:
+        InputError: if the model has no convolution.
+    """
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.Conv2D):
+            kernel = ops.convert_to_numpy(layer.kernel).transpose(3, 0, 1, 2)
+            largest = np.abs(kernel).max(axis=(1, 2, 3), keepdims=True)
+            return (0.5 + kernel / np.maximum(largest, 1e-12) / 2).astype(np.float32)
+    raise _no_maps(model, "a convolution")
+
+
+def feature_maps(model: keras.Model, images: np.ndarray, layer: str | None = None) -> np.ndarray:
+    """Return what a layer makes of images.
+
+    Args:
+        model: a network of `models`.
+        images: as in its training, shape (n, height, width, C).
+        layer: name of a layer; None for the last that still has places, as in `grad_cam`.
+
+    Returns:
+        float32 array of shape (n, rows, columns, maps).
+
+    Raises:
+        InputError: if there is no such layer, or none with places.
+    """
+    maps = keras.Model(model.input, _find(model, layer).output)(images, training=False)
+    return ops.convert_to_numpy(_as_grid(maps)).astype(np.float32)
+
+
+def grad_cam(
+    model: keras.Model,
+    images: np.ndarray,
+    classes: np.ndarray | None = None,
+    layer: str | None = None,
+) -> np.ndarray:
+    """Return where a network sees evidence for a class (Selvaraju et al., 2017).
+
+    Each feature map is weighed by how much the score of the class rises with it, and what is
+    positive of their sum is stretched over the image.
+
+    Args:
+        model: a network of `models`.
+        images: as in its training, shape (n, height, width, C).
+        classes: class of each image, shape (n,); None for the one the model gives.
+        layer: name of a layer that every later one depends on; None for the last that still
+            has places.
+
+    Returns:
+        float32 array of shape (n, height, width) from 0 to 1, all zero where nothing speaks for
+        the class.
+
+    Raises:
+        InputError: if there is no such layer, or none with places.
+    """
+    maps_layer = _find(model, layer)
+    maps = keras.Model(model.input, maps_layer.output)(images, training=False)
+    head = keras.Model(maps_layer.output, model.outputs[0])
+    if classes is None:
+        classes = ops.convert_to_numpy(head(maps, training=False)).argmax(axis=1)
+    chosen = ops.one_hot(ops.convert_to_tensor(np.asarray(classes)), model.outputs[0].shape[-1])
+
+    def score(maps):
+        logits = head(maps, training=False)
+        return ops.sum(logits * ops.cast(chosen, logits.dtype))
+
+    weights = ops.mean(_as_grid(_gradient(score, maps)), axis=(1, 2), keepdims=True)
+    evidence = ops.relu(ops.sum(weights * _as_grid(maps), axis=-1, keepdims=True))
+    size = tuple(np.shape(images)[1:3])
+    stretched = ops.image.resize(ops.cast(evidence, "float32"), size, interpolation="bilinear")
+    stretched = ops.convert_to_numpy(stretched)[..., 0]
+    largest = stretched.max(axis=(1, 2), keepdims=True)
+    return np.divide(stretched, largest, out=np.zeros_like(stretched), where=largest > 0)
+
+
+def _find(model: keras.Model, name: str | None) -> keras.layers.Layer:
+    if name is not None:
+        names = [layer.name for layer in model.layers]
+        if name not in names:
+            advice = "Choose one of these."
+            raise InputError("layer", f"one of {', '.join(names)}", repr(name), advice)
+        return model.get_layer(name)
+    # Places end where images are flattened or averaged: at the first output of two dimensions.
+    # What comes just before has no way around it, as residual blocks have.
+    found = None
+    for layer in model.layers:
+        if len(layer.output.shape) == 2:
+            break
+        if not isinstance(layer, keras.layers.InputLayer):
+            found = layer
+    if found is None:
+        raise _no_maps(model, "a layer with places")
+    return found
+
+
+def _no_maps(model: keras.Model, expected: str) -> InputError:
+    advice = "Networks of dense layers have no feature maps."
+    return InputError(f"model {model.name}", expected, "none", advice)
+
+
+def _as_grid(maps):
+    """Lay the sequence of a transformer out as the square it was."""
+    if len(maps.shape) == 4:
+        return maps
+    side = round(maps.shape[1] ** 0.5)
+    return ops.reshape(maps, (-1, side, side, maps.shape[2]))
+
+
+def _gradient(function, x):
+    """Return the gradient of a number with respect to a tensor, on the backend in use."""
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow
+
+        with tensorflow.GradientTape() as tape:
+            tape.watch(x)
+            value = function(x)
+        return tape.gradient(value, x)
+    if backend == "jax":
+        import jax
+
+        return jax.grad(function)(x)
+    x = x.detach().requires_grad_(True)
+    function(x).backward()
+    return x.grad

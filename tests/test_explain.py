@@ -1,0 +1,102 @@
+"""Grad-CAM beside the case in which it can be worked out by hand."""
+
+import numpy as np
+import pytest
+
+keras = pytest.importorskip("keras")
+
+from cifarlib import explain, models  # noqa: E402
+from cifarlib.errors import InputError  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(0).random((3, 32, 32, 3), np.float32)
+
+
+@pytest.fixture(scope="module")
+def averaging():
+    """Return a network whose head averages: its gradient is its weights."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((32, 32, 3))
+    maps = keras.layers.Conv2D(5, 3, strides=4, activation="relu", name="maps")(inputs)
+    average = keras.layers.GlobalAveragePooling2D()(maps)
+    return keras.Model(inputs, keras.layers.Dense(10, name="logits")(average))
+
+
+def numpy_of(tensor) -> np.ndarray:
+    return keras.ops.convert_to_numpy(tensor)
+
+
+def test_where_the_head_averages_grad_cam_is_the_maps_weighed_by_the_head(averaging, images):
+    classes = np.array([4, 0, 9])
+    maps = explain.feature_maps(averaging, images)
+    head = numpy_of(averaging.get_layer("logits").kernel)
+    evidence = np.maximum(np.einsum("nhwk,kn->nhw", maps, head[:, classes]), 0)
+    expected = numpy_of(keras.ops.image.resize(evidence[..., None], (32, 32)))[..., 0]
+    largest = expected.max(axis=(1, 2), keepdims=True)
+    expected = expected / np.where(largest > 0, largest, 1)
+    found = explain.grad_cam(averaging, images, classes)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_without_classes_it_asks_for_what_the_model_says(averaging, images):
+    said = numpy_of(averaging(images)).argmax(axis=1)
+    np.testing.assert_array_equal(
+        explain.grad_cam(averaging, images), explain.grad_cam(averaging, images, said)
+    )
+
+
+@pytest.mark.parametrize("name", [name for name in models.DESIGNS if name != "dense_net"])
+def test_every_network_with_places_can_be_asked(name, images):
+    keras.utils.set_random_seed(0)
+    model = models.build(name)
+    found = explain.grad_cam(model, images, np.array([1, 2, 3]))
+    assert found.shape == (3, 32, 32) and found.dtype == np.float32
+    assert found.min() >= 0 and found.max() <= 1
+    maps = explain.feature_maps(model, images)
+    assert maps.ndim == 4 and maps.shape[0] == 3 and maps.shape[1] == maps.shape[2] > 1
+
+
+def test_evidence_lies_where_the_object_is():
+    """A network that counts bright pixels finds the bright square."""
+    inputs = keras.Input((32, 32, 1))
+    maps = keras.layers.Conv2D(1, 1, activation="relu")(inputs)
+    logits = keras.layers.Dense(10)(keras.layers.GlobalAveragePooling2D()(maps))
+    model = keras.Model(inputs, logits)
+    model.set_weights([np.ones((1, 1, 1, 1)), np.full(1, -0.5), np.ones((1, 10)), np.zeros(10)])
+    image = np.zeros((1, 32, 32, 1), np.float32)
+    image[0, 8:16, 20:28] = 1
+    found = explain.grad_cam(model, image)[0]
+    np.testing.assert_array_equal(found > 0.5, image[0, ..., 0] > 0.5)
+
+
+def test_nothing_speaks_for_a_class_whose_weights_are_negative():
+    inputs = keras.Input((32, 32, 1))
+    maps = keras.layers.Conv2D(1, 1, activation="relu")(inputs)
+    model = keras.Model(inputs, keras.layers.Dense(10)(keras.layers.GlobalAveragePooling2D()(maps)))
+    model.set_weights([np.ones((1, 1, 1, 1)), np.zeros(1), -np.ones((1, 10)), np.zeros(10)])
+    assert not explain.grad_cam(model, np.ones((1, 32, 32, 1), np.float32)).any()
+
+
+def test_filters_are_images_with_zero_in_the_middle():
+    model = models.build("baseline", "rgb")
+    kernel = numpy_of(model.layers[1].kernel)
+    found = explain.filters(model)
+    assert found.shape == (32, 3, 3, 3)
+    assert found.min() >= 0 and found.max() <= 1
+    np.testing.assert_array_equal(found[7] > 0.5, kernel[..., 7] > 0)
+
+
+def test_a_network_without_places_is_told_so(images):
+    model = models.build("dense_net")
+    for call in (explain.grad_cam, explain.feature_maps):
+        with pytest.raises(InputError, match="dense_net"):
+            call(model, images)
+    with pytest.raises(InputError, match="a convolution"):
+        explain.filters(model)
+
+
+def test_an_unknown_layer_is_told_the_others(averaging, images):
+    with pytest.raises(InputError, match=r"one of .*maps.*logits"):
+        explain.grad_cam(averaging, images, layer="nowhere")
