@@ -17,6 +17,7 @@ import filelock
 import joblib
 import numpy as np
 import scipy.stats
+import sklearn
 from sklearn.base import BaseEstimator, clone, is_classifier
 from sklearn.exceptions import FitFailedWarning
 from sklearn.metrics import check_scoring
@@ -26,6 +27,9 @@ from sklearn.utils import _safe_indexing, indexable
 
 from cifarlib import fitting, progress
 from cifarlib.errors import CifarlibError, InputError
+
+# How long a search waits for another at the same journal: then it finds the work done.
+LOCK_SECONDS = 60
 
 
 class ResumableGridSearchCV(GridSearchCV):
@@ -48,7 +52,8 @@ class ResumableGridSearchCV(GridSearchCV):
         cv: number of folds or a splitter, None for 5. Shuffling needs a ``random_state``, or
             the journal belongs to other folds.
         journal: file of finished fits, one JSON line each; None to remember nothing. Only one
-            search at a time can use it.
+            search at a time can use it; another waits a minute for it. In a folder that is
+            there each search has a file of its own, named after what is searched.
         time_budget: seconds after which no fit is begun, None for no limit.
 
     Attributes:
@@ -110,6 +115,7 @@ class ResumableGridSearchCV(GridSearchCV):
             "data": joblib.hash((X, y)),
             "folds": joblib.hash(folds),
             "scoring": _describe(self.scoring),
+            "scikit-learn": sklearn.__version__,
         }
         with _Journal(self.journal, search) as journal:
             self._compute(X, y, folds, candidates, journal, began)
@@ -241,16 +247,19 @@ class _Journal:
     def __init__(self, path: str | Path | None, search: dict[str, str]):
         self.fits: dict[tuple[str, int], _Outcome] = {}
         self._path = None if path is None else Path(path)
+        if self._path and self._path.is_dir():
+            self._path /= f"search-{joblib.hash(search)[:12]}.jsonl"
         self._search = self._found = search
         self._file = None
 
     def __enter__(self) -> "_Journal":
         if self._path is None:
             return self
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = filelock.FileLock(f"{self._path}.lock", timeout=LOCK_SECONDS)
         try:
-            self._lock = filelock.FileLock(f"{self._path}.lock", timeout=0)
+            self._path.parent.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
+            self._open()
         except filelock.Timeout as error:
             raise InputError(
                 self._path,
@@ -258,11 +267,12 @@ class _Journal:
                 "another search at it",
                 "Wait for it, or name another journal.",
             ) from error
-        try:
-            self._open()
-        except BaseException:
-            self._lock.release()
-            raise
+        except OSError as error:
+            advice = "Name a file, or a folder, where you may write."
+            raise InputError(self._path, "a journal", f"{error.strerror}", advice) from error
+        finally:
+            if self._file is None:
+                self._lock.release()
         return self
 
     def __exit__(self, *exception) -> None:

@@ -562,8 +562,9 @@ def pipeline_search(folder):
 
 
 def test_a_second_search_at_the_same_journal_is_refused_and_nothing_is_lost(
-    problem, tmp_path, witness, num_fits
+    problem, tmp_path, witness, num_fits, monkeypatch
 ):
+    monkeypatch.setattr(search, "LOCK_SECONDS", 0)
     with search._Journal(tmp_path / "journal", {"estimator": "another"}):
         with pytest.raises(InputError, match="another search at it"):
             search_over(witness, tmp_path).fit(*problem)
@@ -571,6 +572,32 @@ def test_a_second_search_at_the_same_journal_is_refused_and_nothing_is_lost(
     (tmp_path / "journal").unlink()
     search_over(witness, tmp_path).fit(*problem)
     assert search_over(witness, tmp_path).fit(*problem).num_remembered_ == 6
+
+
+def test_in_a_folder_each_search_has_a_journal_of_its_own(problem, tmp_path, witness, num_fits):
+    folder = tmp_path / "journals"
+    folder.mkdir()
+    for _ in range(2):
+        for cv in (3, 4):
+            grid = {"C": [0.01, 1]}
+            ResumableGridSearchCV(witness, grid, cv=cv, refit=False, journal=folder).fit(*problem)
+    assert len(list(folder.glob("*.jsonl"))) == 2
+    assert num_fits() == 2 * 3 + 2 * 4, "the second time all was remembered"
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write")
+def test_a_journal_that_cannot_be_written_is_told_in_one_line(problem, tmp_path, witness):
+    tmp_path.chmod(0o500)
+    with pytest.raises(InputError, match="where you may write"):
+        search_over(witness, tmp_path).fit(*problem)
+
+
+def test_a_journal_below_a_file_is_told_in_one_line(problem, tmp_path, witness):
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(InputError, match="where you may write"):
+        ResumableGridSearchCV(witness, {"C": [1]}, cv=3, journal=tmp_path / "file" / "journal").fit(
+            *problem
+        )
 
 
 # --- the time budget
