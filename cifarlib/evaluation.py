@@ -191,6 +191,8 @@ def fit_temperature(labels: np.ndarray, logits: np.ndarray) -> float:
         The temperature with the smallest cross-entropy, from 0.05 to 20.
     """
     labels, logits = _check_rows(labels, logits)
+    # The logarithm of a probability of 0 is no number to divide.
+    logits = np.maximum(logits, logits.max(axis=1, keepdims=True) - 100)
 
     def loss(log_temperature: float) -> float:
         scaled = scipy.special.log_softmax(logits / np.exp(log_temperature), axis=1)
@@ -290,7 +292,14 @@ def _check(labels: np.ndarray, answers: np.ndarray) -> tuple[np.ndarray, np.ndar
             f"labels and answers: expected two arrays of one shape (n,), n > 0, "
             f"found {labels.shape} and {answers.shape}"
         )
-    return labels, answers
+    return _check_labels(labels), _check_labels(answers)
+
+
+def _check_labels(labels: np.ndarray) -> np.ndarray:
+    top = len(CLASS_NAMES) - 1
+    if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() > top:
+        raise ValueError(f"labels: expected integers from 0 to {top}, found {labels.dtype}")
+    return labels
 
 
 def _check_rows(labels: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -300,7 +309,9 @@ def _check_rows(labels: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.nd
             f"expected labels (n,) and {len(CLASS_NAMES)} values for each, n > 0, "
             f"found {labels.shape} and {rows.shape}"
         )
-    return labels, rows
+    if np.isnan(rows).any():
+        raise ValueError("expected numbers in every row, found NaN")
+    return _check_labels(labels), rows
 
 
 def _check_probabilities(labels, predicted) -> tuple[np.ndarray, np.ndarray]:

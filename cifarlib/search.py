@@ -8,6 +8,7 @@ import copy
 import json
 import math
 import time
+import types
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -105,6 +106,8 @@ class ResumableGridSearchCV(GridSearchCV):
         splitter = check_cv(self.cv, y, classifier=is_classifier(self.estimator))
         folds = list(splitter.split(X, y))
         candidates = list(ParameterGrid(self.param_grid))
+        if not candidates:
+            raise ValueError("param_grid: expected at least one candidate, found none")
         keys = [_key(candidate) for candidate in candidates]
         self.scorer_ = check_scoring(self.estimator, self.scoring)
         self.multimetric_ = False
@@ -112,7 +115,7 @@ class ResumableGridSearchCV(GridSearchCV):
 
         search = {
             "estimator": _describe(self.estimator),
-            "data": joblib.hash((X, y)),
+            "data": joblib.hash([_plain(X), _plain(y)]),
             "folds": joblib.hash(folds),
             "scoring": _describe(self.scoring),
             "scikit-learn": sklearn.__version__,
@@ -255,6 +258,8 @@ class _Journal:
     def __enter__(self) -> "_Journal":
         if self._path is None:
             return self
+        if self._path.exists() and not self._path.is_file():
+            raise InputError(self._path, "a file", "something else", "Name another journal.")
         self._lock = filelock.FileLock(f"{self._path}.lock", timeout=LOCK_SECONDS)
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -321,6 +326,13 @@ class _Journal:
             self._file.flush()
 
 
+def _plain(values: Any) -> Any:
+    """Return an array whose hash depends on its values alone, not on its layout or its file."""
+    if isinstance(values, np.ndarray):
+        return np.ascontiguousarray(values).view(np.ndarray)
+    return values
+
+
 def _key(candidate: dict[str, Any]) -> str:
     """Return what tells a candidate from others, equal in every session."""
     return ", ".join(f"{name}={_describe(value)}" for name, value in sorted(candidate.items()))
@@ -334,24 +346,33 @@ def _describe(value: Any) -> str:
     """
     if isinstance(value, BaseEstimator):
         parameters = {k: _describe(v) for k, v in sorted(value.get_params(deep=False).items())}
-        return f"{type(value).__name__}({parameters})"
+        return f"{type(value).__module__}.{type(value).__qualname__}({parameters})"
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_describe, value))}]"
     if isinstance(value, dict):
         return f"{{{_key(value)}}}"
-    if isinstance(value, np.ndarray):
-        return f"array({joblib.hash(value)})"
     if isinstance(value, np.generic):
         value = value.item()
-    described = repr(value)
+    if value is None or isinstance(value, bool | int | float | str | bytes | slice | range):
+        return repr(value)
     if callable(value) and hasattr(value, "__qualname__"):
-        described = f"{value.__module__}.{value.__qualname__}"
-    if any(sign in described for sign in ("<lambda>", "<locals>", " at 0x")):
-        raise ValueError(
-            f"{described}: expected a parameter that can be told from others by its name or "
-            "value; define the function in a module or a cell, with def"
-        )
-    return described
+        name = f"{value.__module__}.{value.__qualname__}"
+        if "<" in name:  # <lambda>, <locals>
+            raise ValueError(
+                f"{name}: expected a function that can be told from others by its name; define "
+                "it in a module or a cell, with def"
+            )
+        code = getattr(value, "__code__", None)
+        return name if code is None else f"{name}({joblib.hash(_content(code))})"
+    if isinstance(value, np.random.RandomState | np.random.Generator):
+        raise ValueError(f"{value}: expected an integer seed, which is the same in every session")
+    return f"{type(value).__name__}({joblib.hash(value)})"  # a repr may leave out what matters
+
+
+def _content(code: types.CodeType) -> tuple:
+    """Return what a function does, without where it stands."""
+    constants = [_content(c) if isinstance(c, types.CodeType) else c for c in code.co_consts]
+    return code.co_code, code.co_names, constants
 
 
 def _split(work: _Work, estimator: BaseEstimator, candidates: list[dict]) -> list[_Work]:

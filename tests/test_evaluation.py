@@ -198,3 +198,20 @@ def test_arrays_that_do_not_belong_together_are_refused(call):
 def test_logits_are_not_taken_for_probabilities():
     with pytest.raises(ValueError, match="are these logits"):
         evaluation.calibration_error(np.zeros(3, int), np.full((3, 10), 2.0))
+
+
+@pytest.mark.parametrize("labels", [["cat", "dog"], [0.0, 1.0], [1, 10], [-1, 0]])
+def test_labels_are_integers_from_0_to_9(labels):
+    for call in (evaluation.accuracy, evaluation.per_class, evaluation.confusions):
+        with pytest.raises(ValueError, match="integers from 0 to 9"):
+            call(np.array(labels), np.array(labels))
+
+
+def test_a_probability_of_zero_does_not_decide_the_temperature(predicted):
+    labels, rows = predicted
+    with np.errstate(divide="ignore"):
+        logits = np.log(np.where(rows == rows.min(axis=1, keepdims=True), 0, rows))
+    expected = evaluation.fit_temperature(labels, np.log(rows))
+    right = rows.argmin(axis=1) != labels
+    found = evaluation.fit_temperature(labels[right], logits[right])
+    assert found == pytest.approx(expected, rel=0.2)

@@ -600,6 +600,45 @@ def test_a_journal_below_a_file_is_told_in_one_line(problem, tmp_path, witness):
         )
 
 
+def test_values_whose_repr_is_the_same_are_told_apart():
+    whole = pd.Series(np.ones(200))
+    holed = whole.copy()
+    holed[5:190] = 0
+    assert repr(whole) != "" and search._describe(whole) != search._describe(holed)
+    assert search._describe(np.array([1.0, 2.0])) != search._describe(np.array([1.0, 3.0]))
+
+
+def test_data_are_the_same_whatever_their_layout_in_memory(problem, tmp_path, witness):
+    X, y = problem
+    search_over(witness, tmp_path).fit(X, y)
+    assert search_over(witness, tmp_path).fit(np.asfortranarray(X), y).num_remembered_ == 6
+
+
+def test_a_grid_of_nothing_is_told(problem):
+    with pytest.raises(ValueError, match="param_grid: expected at least one candidate"):
+        ResumableGridSearchCV(LogisticRegression(), []).fit(*problem)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no such files here")
+def test_a_journal_that_is_no_regular_file_is_refused(problem, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="expected a file"):
+        ResumableGridSearchCV(
+            LogisticRegression(), {"C": [1]}, cv=3, journal=tmp_path / "pipe"
+        ).fit(*problem)
+
+
+def test_a_function_that_was_edited_is_another_one():
+    described = []
+    for body in ("X", "[x for x in X]", "X * 0"):
+        space = {}
+        exec(f"def change(X):\n    return {body}", space)
+        described.append(search._describe(space["change"]))
+    assert len(set(described)) == 3
+    exec("\n\ndef change(X):\n    return X", space)
+    assert search._describe(space["change"]) == described[0], "wherever it stands"
+
+
 # --- the time budget
 
 
