@@ -17,6 +17,7 @@ import numpy as np
 from cifarlib import classical, data, devices, images, results
 
 RANDOM = ("patches", "mirrored patches")
+SEEDS = [0, 1, 2]
 
 
 def main() -> None:
@@ -24,10 +25,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rung", choices=classical.RUNGS, help="one rung only")
     parser.add_argument("--color", choices=("gray", "rgb"), help="one of the two only")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     parser.add_argument("--record", action="store_true", help="write to results/")
     parser.add_argument("--force", action="store_true", help="measure what is recorded, too")
     options = parser.parse_args()
+    if len(set(options.seeds)) < len(options.seeds):
+        parser.error("--seeds: expected different ones")
     train, test = data.load_cifar10()
     print(data.current(), devices.describe_cpu(), sep="\n")
     for rung in (options.rung,) if options.rung else classical.RUNGS:
@@ -55,7 +58,7 @@ def measure(rung, color, seeds, train, test, options) -> None:
         details["validation_accuracy"].append(fitted.validation["accuracy"].max())
         details["seconds"].append(time.monotonic() - seed_began)
         chosen = fitted.validation.set_index("C").loc[fitted.C]
-        details["converged"] = bool(chosen["converged"])
+        details["converged"] = details.get("converged", True) and bool(chosen["converged"])
         print(
             f"{rung}, {color}, seed {seed}: {accuracies[-1]:.2%} of {len(test.labels):,} test "
             f"images (validation {details['validation_accuracy'][-1]:.2%}), C = {fitted.C:g}, "
@@ -65,6 +68,7 @@ def measure(rung, color, seeds, train, test, options) -> None:
     details["num_test_images"] = len(test.labels)
     details["peak_memory_gib_of_process"] = peak_memory()
     if options.record:
+        listed = " ".join(map(str, seeds))
         results.write(
             f"linear-{rung.replace(' ', '-')}-{color}",
             chapter="03",
@@ -73,7 +77,10 @@ def measure(rung, color, seeds, train, test, options) -> None:
             seeds=seeds if rung in RANDOM else None,
             color=color,
             seconds=time.monotonic() - began,
-            command=f"python benchmarks/linear.py --rung '{rung}' --color {color} --record",
+            command=(
+                f"python benchmarks/linear.py --rung '{rung}' --color {color}"
+                f"{'' if seeds in ([0], SEEDS) else f' --seeds {listed}'} --record"
+            ),
             details=details,
         )
 
