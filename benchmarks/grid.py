@@ -2,9 +2,10 @@
 
     python benchmarks/grid.py [--size N] [--record]
 
-Ours varies C, scaling and the number of whitened components, and has scikit-learn's default
-among its candidates. The reference is ``GridSearchCV`` over ``StandardScaler`` and
-``LogisticRegression`` with as many values of C. Both get the same images, folds and workers.
+Ours varies C, scaling and the number of whitened components, and has the usual recipe,
+standardised pixels with C = 1, among its candidates. The reference is ``GridSearchCV`` over
+``StandardScaler`` and ``LogisticRegression`` with as many values of C. Both get the same images,
+folds and workers.
 """
 
 import argparse

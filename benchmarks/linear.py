@@ -8,9 +8,7 @@ unless ``--force`` asks for it: an interrupted run continues.
 """
 
 import argparse
-import re
 import time
-from pathlib import Path
 
 import numpy as np
 
@@ -39,10 +37,13 @@ def main() -> None:
             if options.record and not options.force and results.read(name):
                 print(f"{name}: recorded")
                 continue
-            measure(rung, color, options.seeds if rung in RANDOM else [0], train, test, options)
+            seeds = options.seeds if rung in RANDOM else [0]
+            measure(name, rung, color, seeds, train, test, options.record)
+    if options.record:
+        results.stamp_readme()
 
 
-def measure(rung, color, seeds, train, test, options) -> None:
+def measure(name, rung, color, seeds, train, test, record) -> None:
     """Fit one rung with every seed and judge it on the test set."""
     rows = {}
     for split_name, split in (("train", train), ("test", test)):
@@ -62,15 +63,15 @@ def measure(rung, color, seeds, train, test, options) -> None:
         print(
             f"{rung}, {color}, seed {seed}: {accuracies[-1]:.2%} of {len(test.labels):,} test "
             f"images (validation {details['validation_accuracy'][-1]:.2%}), C = {fitted.C:g}, "
-            f"{details['seconds'][-1]:.0f} s, peak {peak_memory()} GiB so far",
+            f"{details['seconds'][-1]:.0f} s, peak {devices.peak_memory() / 2**30:.2f} GiB so far",
             flush=True,
         )
     details["num_test_images"] = len(test.labels)
-    details["peak_memory_gib_of_process"] = peak_memory()
-    if options.record:
+    details["peak_memory_gib_of_process"] = round(devices.peak_memory() / 2**30, 2)
+    if record:
         listed = " ".join(map(str, seeds))
         results.write(
-            f"linear-{rung.replace(' ', '-')}-{color}",
+            name,
             chapter="03",
             metric="test accuracy",
             values=accuracies,
@@ -83,15 +84,6 @@ def measure(rung, color, seeds, train, test, options) -> None:
             ),
             details=details,
         )
-
-
-def peak_memory() -> float:
-    """Return the peak resident memory of this process in GiB, NaN where nobody tells."""
-    try:
-        status = Path("/proc/self/status").read_text()
-    except OSError:
-        return float("nan")
-    return round(int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 2**20, 2)
 
 
 if __name__ == "__main__":

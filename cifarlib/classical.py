@@ -29,8 +29,7 @@ RUNGS = ("raw", "standardized", "whitened", "gradients", "patches", "mirrored pa
 def build(rung: str, *, num_patches: int = 1600, seed: int = 0) -> Pipeline:
     """Build an unfitted pipeline: features, then multinomial logistic regression.
 
-    The features of each rung are scaled so that the solver converges and C means about the
-    same: 1,000 times stronger or weaker regularisation is 1,000 times smaller or larger C.
+    From the third rung on the features are whitened, so that the solver converges.
 
     Args:
         rung: one of ``RUNGS``.

@@ -6,6 +6,7 @@ use. Not for placing work on devices: training does that.
 
 import os
 import platform
+import re
 from pathlib import Path
 
 
@@ -43,6 +44,19 @@ def describe_cpu() -> str:
         names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
         name = names[0] if names else name
     return f"{name}, {num_cores()} cores"
+
+
+def peak_memory(process: int | str = "self") -> int:
+    """Return the peak resident memory of a process in bytes, 0 where the system does not tell.
+
+    Args:
+        process: its number, or ``"self"``.
+    """
+    try:
+        status = Path(f"/proc/{process}/status").read_text()
+        return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024
+    except (OSError, TypeError):
+        return 0
 
 
 def num_cores() -> int:

@@ -233,7 +233,8 @@ class MirrorInvariant(_Features):
 
     A photograph seen in a mirror shows the same thing. A linear model that is trained on every
     image and its mirror image learns weights that are symmetric, and symmetric weights see
-    nothing but this mean: it is the augmented training set at the size of the plain one.
+    nothing but this mean: much of what the augmented training set gives, at the size of the plain
+    one.
 
     Args:
         transformer: makes features of rows of pixels.

@@ -138,6 +138,13 @@ def _normalised(x):
     return layers.BatchNormalization()(x)
 
 
+def _normalised_conv(x, num_filters, size=3, stride=1, activation="relu"):
+    """Convolve without a bias, normalise, and only then activate, unless told not to."""
+    x = _conv(x, num_filters, size, strides=stride, activation=None, use_bias=False)
+    x = _normalised(x)
+    return layers.Activation(activation)(x) if activation else x
+
+
 def _drop(x, rate):
     return layers.Dropout(rate)(x)
 
@@ -221,7 +228,7 @@ def _normalised_blocks(x, widths, rates):
     """Blocks of two convolutions, each normalised before its ReLU, then pooling and dropout."""
     for num_filters, rate in zip(widths, rates, strict=True):
         for _ in range(2):
-            x = layers.ReLU()(_normalised(_conv(x, num_filters, activation=None, use_bias=False)))
+            x = _normalised_conv(x, num_filters)
         x = _drop(_pool(x), rate)
     return x
 
@@ -237,7 +244,7 @@ def deep_cnn(x):
 def custom_cnn(x):
     """Three wide blocks and a dense layer."""
     x = _normalised_blocks(x, (64, 128, 256), (0.2, 0.3, 0.4))
-    x = layers.MaxPooling2D(2)(x)
+    x = _pool(x)
     return _drop(_dense(layers.Flatten()(x), 640), 0.5)
 
 
@@ -245,18 +252,15 @@ def custom_cnn(x):
 def resnet18(x):
     """Eight residual blocks; a 3×3 stem without pooling, as images are small."""
 
-    def convolution(x, num_filters, size, stride):
-        x = _conv(x, num_filters, size, strides=stride, activation=None, use_bias=False)
-        return _normalised(x)
-
     def block(x, num_filters, stride):
         shortcut = x
         if stride > 1 or x.shape[-1] != num_filters:
-            shortcut = convolution(x, num_filters, 1, stride)
-        x = layers.ReLU()(convolution(x, num_filters, 3, stride))
-        return layers.ReLU()(layers.Add()([convolution(x, num_filters, 3, 1), shortcut]))
+            shortcut = _normalised_conv(x, num_filters, 1, stride, activation=None)
+        x = _normalised_conv(x, num_filters, 3, stride)
+        x = _normalised_conv(x, num_filters, activation=None)
+        return layers.ReLU()(layers.Add()([x, shortcut]))
 
-    x = layers.ReLU()(convolution(x, 64, 3, 1))
+    x = _normalised_conv(x, 64)
     for num_filters, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
         x = block(block(x, num_filters, stride), num_filters, 1)
     return layers.GlobalAveragePooling2D()(x)
@@ -319,24 +323,23 @@ def vit_tiny(x):
 def efficientnet_small(x):
     """Inverted bottlenecks with squeeze and excitation, at strides that suit 32×32."""
 
-    def convolution(x, num_filters, size=1, stride=1, activation="silu"):
-        x = _conv(x, num_filters, size, strides=stride, activation=None, use_bias=False)
-        return layers.Activation(activation)(_normalised(x)) if activation else _normalised(x)
-
     def block(x, num_filters, expansion, size, stride):
         num_inputs = x.shape[-1]
-        hidden = convolution(x, num_inputs * expansion) if expansion > 1 else x
+        hidden = x
+        if expansion > 1:
+            hidden = _normalised_conv(x, num_inputs * expansion, 1, activation="silu")
         hidden = layers.DepthwiseConv2D(size, stride, padding="same", use_bias=False)(hidden)
         hidden = layers.Activation("silu")(_normalised(hidden))
         squeezed = layers.GlobalAveragePooling2D(keepdims=True)(hidden)
         squeezed = _conv(squeezed, max(1, num_inputs // 4), 1, activation="silu")
         excited = _conv(squeezed, hidden.shape[-1], 1, activation="sigmoid")
-        hidden = convolution(layers.Multiply()([hidden, excited]), num_filters, activation=None)
+        hidden = layers.Multiply()([hidden, excited])
+        hidden = _normalised_conv(hidden, num_filters, 1, activation=None)
         same = stride == 1 and num_inputs == num_filters
         return layers.Add()([hidden, x]) if same else hidden
 
     # Widths and repeats of EfficientNet-B0; only three of its five halvings.
-    x = convolution(x, 32, 3)
+    x = _normalised_conv(x, 32, activation="silu")
     for expansion, num_filters, repeats, size, stride in (
         (1, 16, 1, 3, 1),
         (6, 24, 2, 3, 1),
@@ -347,4 +350,5 @@ def efficientnet_small(x):
     ):
         for index in range(repeats):
             x = block(x, num_filters, expansion, size, stride if index == 0 else 1)
-    return _drop(layers.GlobalAveragePooling2D()(convolution(x, 512)), 0.2)
+    x = _normalised_conv(x, 512, 1, activation="silu")
+    return _drop(layers.GlobalAveragePooling2D()(x), 0.2)

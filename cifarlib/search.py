@@ -121,7 +121,7 @@ class ResumableGridSearchCV(GridSearchCV):
             "scikit-learn": sklearn.__version__,
         }
         with _Journal(self.journal, search) as journal:
-            self._compute(X, y, folds, candidates, journal, began)
+            self._compute(X, y, folds, candidates, keys, journal, began)
         fits = journal.fits
 
         finished = [
@@ -148,9 +148,8 @@ class ResumableGridSearchCV(GridSearchCV):
             self.refit_time_ = time.monotonic() - began
         return self
 
-    def _compute(self, X, y, folds, candidates, journal: "_Journal", began: float) -> None:
+    def _compute(self, X, y, folds, candidates, keys, journal: "_Journal", began: float) -> None:
         """Fit what the journal does not hold yet, until the time is over."""
-        keys = [_key(candidate) for candidate in candidates]
         missing = [
             _Work(fold, [c for c, key in enumerate(keys) if (key, fold) not in journal.fits])
             for fold in range(len(folds))
@@ -252,7 +251,7 @@ class _Journal:
         self._path = None if path is None else Path(path)
         if self._path and self._path.is_dir():
             self._path /= f"search-{joblib.hash(search)[:12]}.jsonl"
-        self._search = self._found = search
+        self._search = search
         self._file = None
 
     def __enter__(self) -> "_Journal":
@@ -287,22 +286,23 @@ class _Journal:
 
     def _open(self) -> None:
         advice = "Name another journal, or delete this one."
+        found = self._search
         try:
             content = self._path.read_bytes() if self._path.exists() else b""
             # A line without its end was being written when the search was killed.
             whole = content[: content.rfind(b"\n") + 1]
             if whole:
-                self._read(whole.decode("utf-8").splitlines())
+                found = self._read(whole.decode("utf-8").splitlines())
             elif content:
                 raise ValueError("no complete line")
         except (ValueError, TypeError, KeyError) as error:
             raise InputError(
                 self._path, "a journal of fits", f"something else ({error})", advice
             ) from error
-        differs = [name for name, value in self._search.items() if self._found[name] != value]
-        if whole and differs:
-            found = f"one of another {' and '.join(differs)}"
-            raise InputError(self._path, "the journal of this search", found, advice)
+        differs = [name for name, value in self._search.items() if found[name] != value]
+        if differs:
+            told = f"one of another {' and '.join(differs)}"
+            raise InputError(self._path, "the journal of this search", told, advice)
         if whole != content or not whole:
             whole = whole or json.dumps(self._search).encode() + b"\n"
             temporary = self._path.with_name(f"{self._path.name}.new")
@@ -310,12 +310,13 @@ class _Journal:
             temporary.replace(self._path)
         self._file = self._path.open("a", encoding="utf-8")
 
-    def _read(self, lines: list[str]) -> None:
+    def _read(self, lines: list[str]) -> dict[str, str]:
+        """Take the fits from the lines, and return what was searched."""
         search, *fits = [json.loads(line) for line in lines]
         if not isinstance(search, dict) or not search.keys() >= self._search.keys():
             raise ValueError("the first line says nothing of a search")
-        self._found = search
         self.fits = {(fit.pop("candidate"), fit.pop("fold")): _Outcome(**fit) for fit in fits}
+        return search
 
     def add(self, candidate: str, fold: int, outcome: _Outcome) -> None:
         """Keep a fit, on disk before the next one is counted."""

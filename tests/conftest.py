@@ -20,6 +20,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from linear_problem import make_problem
 from PIL import Image
 
 from cifarlib import data, download, settings, splits, synthetic
@@ -63,6 +64,12 @@ def closed_port():
 def tiny():
     """Return 50 training and 20 test images."""
     return synthetic.generate(num_train=50, num_test=20)
+
+
+@pytest.fixture(scope="module")
+def problem():
+    """Return rows and labels that a linear model can learn, as `linear_problem` makes them."""
+    return make_problem()
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from linear_problem import NO_WARNINGS
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
@@ -16,14 +17,7 @@ from sklearn.preprocessing import StandardScaler
 
 from cifarlib import classical
 
-TIMES = ["mean_fit_time", "std_fit_time", "mean_score_time", "std_score_time"]
-
-# A warning of scikit-learn is a mistake, and so is a deprecation by anybody.
-pytestmark = [
-    pytest.mark.filterwarnings("error::FutureWarning"),
-    pytest.mark.filterwarnings("error::UserWarning:sklearn"),
-    pytest.mark.filterwarnings("error::sklearn.exceptions.ConvergenceWarning"),
-]
+pytestmark = NO_WARNINGS
 
 
 class Recorder(TransformerMixin, BaseEstimator):
@@ -43,18 +37,6 @@ class RecordingClassifier(LogisticRegression):
     def fit(self, X, y):
         self.X_, self.y_ = np.array(X), np.array(y)
         return super().fit(X, y)
-
-
-def make_problem():
-    """Return 90 rows of 6 features and labels of 3 classes that overlap."""
-    rng = np.random.default_rng(0)
-    y = np.arange(90) % 3
-    return rng.normal(size=(90, 6)) + np.eye(3, 6)[y] * 1.2, y
-
-
-@pytest.fixture(scope="module")
-def problem():
-    return make_problem()
 
 
 @pytest.fixture(scope="module")

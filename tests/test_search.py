@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from joblib.externals.loky.process_executor import TerminatedWorkerError
+from linear_problem import NO_WARNINGS
 from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin, clone
 from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning, FitFailedWarning
@@ -35,12 +36,7 @@ from cifarlib.search import ResumableGridSearchCV
 
 TIMES = ["mean_fit_time", "std_fit_time", "mean_score_time", "std_score_time"]
 
-# A warning of scikit-learn is a mistake, and so is a deprecation by anybody.
-pytestmark = [
-    pytest.mark.filterwarnings("error::FutureWarning"),
-    pytest.mark.filterwarnings("error::UserWarning:sklearn"),
-    pytest.mark.filterwarnings("error::sklearn.exceptions.ConvergenceWarning"),
-]
+pytestmark = NO_WARNINGS
 
 
 def write_down(diary: str) -> int:
@@ -125,18 +121,6 @@ def clock(monkeypatch):
     monkeypatch.setattr(Slow, "clock", stopped)
     monkeypatch.setattr(Slow, "num_fits", 0)
     return stopped
-
-
-def make_problem():
-    """Return 90 rows of 6 features and labels of 3 classes that overlap."""
-    rng = np.random.default_rng(0)
-    y = np.arange(90) % 3
-    return rng.normal(size=(90, 6)) + np.eye(3, 6)[y] * 1.2, y
-
-
-@pytest.fixture(scope="module")
-def problem():
-    return make_problem()
 
 
 # --- the grid search beside scikit-learn's
@@ -522,9 +506,10 @@ def test_a_search_that_is_killed_goes_on_where_it_was(
     (tmp_path / "diary.dies").write_text("5")
     process = run_python(
         "import sys; sys.path.insert(0, sys.argv[1]); import test_search as t; "
+        "from linear_problem import make_problem; "
         "from pathlib import Path; "
         "witness = t.Witness(sys.argv[2] + '/diary'); "
-        "t.search_over(witness, Path(sys.argv[2])).fit(*t.make_problem())",
+        "t.search_over(witness, Path(sys.argv[2])).fit(*make_problem())",
         Path(__file__).parent,
         tmp_path,
     )
@@ -543,7 +528,8 @@ def test_fits_that_share_features_survive_a_kill_one_by_one(
     (tmp_path / "diary.dies").write_text("4")
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); import test_search as t; "
-        "t.pipeline_search(sys.argv[2]).fit(*t.make_problem())"
+        "from linear_problem import make_problem; "
+        "t.pipeline_search(sys.argv[2]).fit(*make_problem())"
     )
     process = run_python(code, Path(__file__).parent, tmp_path)
     _, complaints = process.communicate(timeout=60)
@@ -766,9 +752,10 @@ def test_models_without_a_last_iteration_are_not_said_to_have_missed_it(problem,
 def test_workers_do_not_warn_either(tmp_path, run_python):
     process = run_python(
         "import sys; sys.path.insert(0, sys.argv[1]); import test_search as t; "
+        "from linear_problem import make_problem; "
         "search = t.ResumableGridSearchCV(t.LogisticRegression(), {'max_iter': [1, 200]}, "
         "n_jobs=2, cv=3); "
-        "print(search.fit(*t.make_problem()).cv_results_['converged'])",
+        "print(search.fit(*make_problem()).cv_results_['converged'])",
         Path(__file__).parent,
     )
     told, complaints = process.communicate(timeout=120)
