@@ -9,7 +9,6 @@ import contextlib
 import errno
 import hashlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from typing import Any
 import filelock
 import numpy as np
 
+from cifarlib import files
 from cifarlib.errors import CifarlibError, InputError
 from cifarlib.splits import Split
 
@@ -228,6 +228,4 @@ def _remember_verified(folder: Path, state: dict[str, Any]) -> None:
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    files.write_text(path, json.dumps(value, indent=2) + "\n")

@@ -1,16 +1,18 @@
-"""The command line: ``cifarlib data``, ``run``, ``models`` and ``results``.
+"""The command line: ``cifarlib data``, ``run``, ``models``, ``train``, ``evaluate``, ``results``.
 
 Reads arguments, calls the module that does the work, prints what it returns. Modules are
 imported by the command that needs them, so that ``cifarlib --help`` answers at once.
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import sys
 import traceback
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from cifarlib import __version__
@@ -26,7 +28,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         Exit status: 0, or 1 for a failure, 2 for bad input, 130 when interrupted.
     """
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options, options.rest = parser.parse_known_args(arguments)
+    if options.rest and options.command is not _train:
+        parser.error(f"unrecognized arguments: {' '.join(options.rest)}")
     debug = getattr(options, "debug", False)
     warnings.showwarning = _show_warning
     try:
@@ -35,7 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.flush()  # so that a closed pipe shows here, not at exit
         return 0
     except KeyboardInterrupt:
-        print("cifarlib: interrupted; the same command continues.", file=sys.stderr)
+        how = "with --resume " if options.command is _train else ""
+        print(f"cifarlib: interrupted; the same command {how}continues.", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `cifarlib data info | head -1` is no error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -81,13 +87,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"cifarlib {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    def add(group, name: str, command, summary: str, example: str) -> argparse.ArgumentParser:
+    def add(
+        group, name: str, command, summary: str, example: str, **settings
+    ) -> argparse.ArgumentParser:
         added = group.add_parser(
             name,
             help=summary,
             description=f"{summary[0].upper()}{summary[1:]}.",
             epilog=f"Example: {example}",
             parents=[common],
+            **settings,
         )
         added.set_defaults(command=command)
         return added
@@ -151,6 +160,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     models.add_argument("--json", action="store_true", help="print JSON")
 
+    # What it takes are the fields of training.Config, which would import Keras for each --help.
+    add(commands, "train", _train, _TRAIN, _TRAIN_EXAMPLE, add_help=False)
+
+    evaluate = add(
+        commands,
+        "evaluate",
+        _evaluate,
+        "judge a finished run on the test set and write a report",
+        "cifarlib evaluate runs/baseline-gray-0",
+    )
+    evaluate.add_argument("run", metavar="RUN", help="folder that cifarlib train wrote")
+    evaluate.add_argument("--json", action="store_true", help="print JSON")
+
     results = add(
         commands,
         "results",
@@ -194,7 +216,29 @@ def _run(options: argparse.Namespace) -> None:
     )
 
 
+def _import_keras(options: argparse.Namespace) -> None:
+    """Import Keras and find its devices, without the backend's chatter on standard error.
+
+    TensorFlow writes it below Python, whatever its own settings say.
+    """
+    from cifarlib import devices
+
+    if getattr(options, "debug", False):
+        return
+    sys.stderr.flush()
+    kept = os.dup(2)
+    silence = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silence, 2)
+    try:
+        devices.accelerators()
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(silence)
+
+
 def _models(options: argparse.Namespace) -> None:
+    _import_keras(options)
     from cifarlib import models
 
     described = [models.describe(name) for name in models.DESIGNS]
@@ -205,6 +249,75 @@ def _models(options: argparse.Namespace) -> None:
     for model in described:
         counts = f"{model.parameters:>12,}{model.trainable:>12,}"
         print(f"{model.name:<22}{counts}  {model.reproduces}")
+
+
+_TRAIN = "train a model, with progress, checkpoints and a folder of its own"
+_TRAIN_EXAMPLE = "cifarlib train baseline --color gray --epochs 10"
+
+
+def _train_parser() -> argparse.ArgumentParser:
+    """Return the parser of ``train``: a flag for each field of ``training.Config``."""
+    from cifarlib import recipes, training
+
+    parser = _Parser(
+        prog="cifarlib train",
+        description=f"{_TRAIN[0].upper()}{_TRAIN[1:]}.",
+        epilog=f"Example: {_TRAIN_EXAMPLE}",
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    fields = dataclasses.fields(training.Config)[1:]
+    parser.add_argument("model", metavar="MODEL", help="a name of cifarlib models")
+    kinds = {"int": int, "float": float, "str": str, "tuple": _names}
+    for field in fields:
+        default = ",".join(field.default) if isinstance(field.default, tuple) else field.default
+        default = "" if default is None else f" (default: {default})"
+        parser.add_argument(
+            f"--{field.name.replace('_', '-')}",
+            type=kinds[str(getattr(field.type, "__name__", field.type)).removesuffix(" | None")],
+            metavar=field.name.rpartition("_")[2].upper(),
+            help=f"{field.metadata['help']}{default}".replace("%", "%%"),
+        )
+    parser.add_argument(
+        "--recipe",
+        metavar="RECIPE",
+        default="modern",
+        help=f"{' or '.join(recipes.NAMES)}; the options above are set on top of it",
+    )
+    parser.add_argument("--output", metavar="DIR", default=None, help="folder of the run")
+    parser.add_argument("--resume", action="store_true", default=False, help="go on with the run")
+    return parser
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return () if text in ("", "none") else tuple(text.split(","))
+
+
+def _train(options: argparse.Namespace) -> None:
+    _import_keras(options)
+    asked = vars(_train_parser().parse_args(options.rest))
+    from cifarlib import recipes, training
+
+    recipe, output, resume = (asked.pop(name) for name in ("recipe", "output", "resume"))
+    config = training.Config(**{**recipes.find(recipe, asked["model"]), **asked})
+    folder = Path(output or f"runs/{config.model}-{config.color}-{config.seed}")
+    run = training.train(config, folder=folder, resume=resume)
+    figures = run.metrics
+    print(f"{figures['epochs']} epochs in {figures['seconds']:.0f} s; {figures['data_kind']}")
+    if "validation_accuracy" in figures:
+        print(
+            f"Best epoch {figures['best_epoch']}: {figures['validation_accuracy']:.2%} of "
+            f"{figures['num_validation_images']:,} validation images"
+        )
+    print(f"Everything in {folder}; next: cifarlib evaluate {folder}")
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    _import_keras(options)
+    from cifarlib import run_report
+
+    report = run_report.evaluate(options.run)
+    print(json.dumps(report.figures, indent=2) if options.json else report)
 
 
 def _results(options: argparse.Namespace) -> None:

@@ -1,13 +1,16 @@
-"""What hardware this machine has, for records and for choosing a budget.
+"""What hardware and libraries this machine has, for records and for choosing a budget.
 
 The one low module that asks Keras, because only Keras knows which devices its backend can
 use. Not for placing work on devices: training does that.
 """
 
+import importlib.metadata
 import os
 import platform
 import re
 from pathlib import Path
+
+LIBRARIES = ("numpy", "scikit-learn", "pillow", "keras", "tensorflow", "jax", "torch")
 
 
 def accelerators() -> list[str]:
@@ -64,3 +67,14 @@ def num_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of those of ``LIBRARIES`` that are installed."""
+    found = {"python": platform.python_version()}
+    for library in LIBRARIES:
+        try:
+            found[library] = importlib.metadata.version(library)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

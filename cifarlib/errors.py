@@ -3,6 +3,9 @@
 Not for programming mistakes: those keep Python's own exceptions and their traceback.
 """
 
+import difflib
+from collections.abc import Iterable
+
 
 class CifarlibError(Exception):
     """A failure with a message for the user; the command line exits with status 1."""
@@ -32,3 +35,13 @@ class InputError(CifarlibError, ValueError):
         subject, expected, found, advice = self.args
         line = f"{subject}: expected {expected}, found {found}. {advice}"
         return " ".join(line.split())
+
+
+def nearest(name: object, known: Iterable[str]) -> str:
+    """Return advice for a name that is not known: the nearest that is.
+
+    >>> nearest("resnet", ["baseline", "resnet18"])
+    'Did you mean resnet18?'
+    """
+    found = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.4)
+    return f"Did you mean {found[0]}?" if found else "Choose one of these."

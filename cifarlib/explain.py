@@ -107,7 +107,7 @@ def _find(model: keras.Model, name: str | None) -> keras.layers.Layer:
     for layer in model.layers:
         if len(layer.output.shape) == 2:
             break
-        if not isinstance(layer, keras.layers.InputLayer):
+        if not isinstance(layer, (keras.layers.InputLayer, keras.layers.Rescaling)):
             found = layer
     if found is None:
         raise _no_maps(model, "a layer with places")

@@ -9,7 +9,6 @@ The first eleven are what five public projects published; their claims and what 
 are chapter 6. Where a project left out its layers, the design here is ours, and says so.
 """
 
-import difflib
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -17,7 +16,7 @@ from typing import NamedTuple
 import keras
 from keras import layers, ops
 
-from cifarlib.errors import InputError
+from cifarlib.errors import InputError, nearest
 from cifarlib.splits import CLASS_NAMES
 
 CHANNELS = {"gray": 1, "rgb": 3}
@@ -41,14 +40,20 @@ class Design(NamedTuple):
 DESIGNS: dict[str, Design] = {}
 
 
-def build(name: str, color: str = "rgb") -> keras.Model:
+def build(
+    model: str | Callable[[keras.KerasTensor], keras.KerasTensor],
+    color: str = "rgb",
+    scaling: keras.Layer | None = None,
+) -> keras.Model:
     """Build a network with fresh random weights.
 
     For repeatable weights, call ``keras.utils.set_random_seed`` first, as training does.
 
     Args:
-        name: a key of ``DESIGNS``.
+        model: a key of ``DESIGNS``, or a design of your own: a function from the image tensor
+            to the features of the last layer but one.
         color: ``"gray"`` or ``"rgb"``.
+        scaling: a layer put before the first, for a network that takes pixels as they are.
 
     Returns:
         An uncompiled model from float images (n, 32, 32, C) to logits (n, 10), float32 whatever
@@ -58,12 +63,13 @@ def build(name: str, color: str = "rgb") -> keras.Model:
     Raises:
         InputError: for a name or colour that is not there, with the nearest one that is.
     """
-    design = find(name)
+    features = model if callable(model) else find(model).features
     if color not in CHANNELS:
-        raise InputError("color", " or ".join(CHANNELS), repr(color), _nearest(color, CHANNELS))
+        raise InputError("color", " or ".join(CHANNELS), repr(color), nearest(color, CHANNELS))
     inputs = keras.Input((IMAGE_SIZE, IMAGE_SIZE, CHANNELS[color]), name="images")
-    logits = layers.Dense(len(CLASS_NAMES), dtype="float32", name="logits")(design.features(inputs))
-    return keras.Model(inputs, logits, name=name)
+    x = features(scaling(inputs) if scaling else inputs)
+    logits = layers.Dense(len(CLASS_NAMES), dtype="float32", name="logits")(x)
+    return keras.Model(inputs, logits, name=features.__name__)
 
 
 def find(name: str) -> Design:
@@ -74,7 +80,7 @@ def find(name: str) -> Design:
     """
     if name not in DESIGNS:
         raise InputError(
-            "model", f"one of {', '.join(DESIGNS)}", repr(name), _nearest(name, DESIGNS)
+            "model", f"one of {', '.join(DESIGNS)}", repr(name), nearest(name, DESIGNS)
         )
     return DESIGNS[name]
 
@@ -103,11 +109,6 @@ def describe(name: str) -> Description:
     trainable = sum(math.prod(variable.shape) for variable in rgb.trainable_variables)
     reproduces = find(name).reproduces
     return Description(name, rgb.count_params(), trainable, gray.count_params(), reproduces)
-
-
-def _nearest(name: str, known) -> str:
-    nearest = difflib.get_close_matches(str(name), known, n=1, cutoff=0.4)
-    return f"Did you mean {nearest[0]}?" if nearest else "Choose one of these."
 
 
 def _design(reproduces: str):

@@ -244,3 +244,47 @@ def plot_image_map(
         title="class (dot, frame)",
     )
     ax.set_axis_off()
+
+
+def plot_history(history: pd.DataFrame, title: str = "") -> Figure:
+    """Draw loss and accuracy of training and validation against the epoch.
+
+    Args:
+        history: a row an epoch, as `training.train` returns it.
+        title: title of the figure.
+    """
+    figure, axes = subplots(1, 2, size=(10, 3.8), title=title)
+    marker = "o" if len(history) == 1 else None  # a line of one point is invisible
+    for ax, name, factor in zip(axes, ("loss", "accuracy"), (1, 100), strict=True):
+        for split, column, color, line in (
+            ("training, augmented", name, PALETTE[0], "--"),
+            ("validation", f"validation_{name}", PALETTE[1], "-"),
+        ):
+            if column in history:
+                values = history[column] * factor
+                ax.plot(history["epoch"], values, line, color=color, label=split, marker=marker)
+        ax.set(xlabel="epoch", ylabel=f"{name} (%)" if factor == 100 else name)
+        ax.xaxis.get_major_locator().set_params(integer=True)
+    axes[0].legend(title="images")
+    if "validation_accuracy" in history:
+        best = history.loc[history["validation_accuracy"].idxmax()]
+        told = f"best: epoch {best['epoch']:.0f}, {best['validation_accuracy']:.1%}"
+        axes[1].axvline(best["epoch"], color="gray", linewidth=1, linestyle=":", label=told)
+        axes[1].legend(handles=[axes[1].lines[-1]])
+    return figure
+
+
+def plot_reliability(tables: dict[str, pd.DataFrame]) -> Figure:
+    """Draw how often answers are right against how sure they were.
+
+    Args:
+        tables: a name and a table of `evaluation.reliability` for each line.
+    """
+    figure, ax = subplots(size=(5, 4.6), title="Is it as sure as it should be?")
+    ax.plot([0, 100], [0, 100], color="gray", linewidth=1, linestyle=":", label="perfect")
+    for (name, table), color, marker in zip(tables.items(), PALETTE, "osD^v", strict=False):
+        line = {"color": color, "marker": marker, "markersize": 5}
+        ax.plot(table["confidence"] * 100, table["right"] * 100, label=name, **line)
+    ax.set(xlabel="confidence (%)", ylabel="right (%)", xlim=(0, 101), ylim=(0, 101))
+    ax.legend()
+    return figure

@@ -30,6 +30,11 @@ a.chapter h2 { margin: 0 0 .4rem; font-size: 1.3rem; color: #0173b2; }
 a.chapter p { margin: 0 0 .5rem; }
 a.chapter small { color: #556; }
 a.chapter img { max-width: 100%; max-height: 13rem; justify-self: center; }
+section { background: white; border: 1px solid #dde1e7; border-radius: 10px;
+  padding: .4rem 1.5rem 1.2rem; margin: 0 0 1.2rem; overflow-x: auto; }
+section h2 { font-size: 1.3rem; color: #0173b2; } section img { max-width: 100%; }
+table { border-collapse: collapse; } td, th { padding: .15rem .8rem; text-align: right; }
+tbody tr { border-top: 1px solid #dde1e7; } pre { white-space: pre-wrap; }
 @media (max-width: 45rem) { a.chapter { grid-template-columns: 1fr; } }
 """
 
@@ -87,6 +92,21 @@ def cover(notebook: nbformat.NotebookNode) -> tuple[str, str] | None:
     return None
 
 
+def page(title: str, body: str) -> str:
+    """Return a page in the report's style.
+
+    Args:
+        title: plain text, shown by the browser.
+        body: HTML.
+    """
+    return (
+        "<!DOCTYPE html>\n"
+        f'<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<style>{_STYLE}</style></head><body><main>{body}</main></body></html>\n"
+    )
+
+
 def _first_page(finished: list[tuple[Path, nbformat.NotebookNode]], description: str) -> str:
     cards = []
     for path, notebook in finished:
@@ -103,13 +123,10 @@ def _first_page(finished: list[tuple[Path, nbformat.NotebookNode]], description:
             f"{html.escape(facts['hardware'])}</small></div>{picture}</a>"
         )
     kind = ' class="synthetic"' if "(synthetic)" in description else ' class="facts"'
-    return (
-        "<!DOCTYPE html>\n"
-        '<html lang="en"><head><meta charset="utf-8"><title>cifarlib: the chapters</title>'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<style>{_STYLE}</style></head><body><main>"
+    return page(
+        "cifarlib: the chapters",
         f"<h1>Image classification by doing it</h1><p{kind}>{html.escape(description)}</p>"
-        f"{''.join(cards)}</main></body></html>\n"
+        f"{''.join(cards)}",
     )
 
 

@@ -5,10 +5,8 @@ and `stamp` fills those from the files, so that a number can always be traced to
 that produced it. Not for measuring: benchmarks, chapters and training do that.
 """
 
-import importlib.metadata
 import json
 import math
-import platform
 import re
 import statistics
 import subprocess
@@ -18,10 +16,8 @@ from typing import Any, NamedTuple
 
 import nbformat
 
-from cifarlib import chapters, data, devices, settings
+from cifarlib import chapters, data, devices, files, settings
 from cifarlib.errors import InputError
-
-LIBRARIES = ("numpy", "scikit-learn", "pillow", "keras", "tensorflow")
 
 
 class Result(NamedTuple):
@@ -133,16 +129,14 @@ def write(
         data_fingerprint=description.fingerprint if description else None,
         seconds=seconds,
         hardware=devices.describe_cpu(),
-        versions=_versions(),
+        versions=devices.versions(),
         commit=_commit(),
         command=command,
         details=details or {},
     )
     path = folder() / f"{name}.json"
     path.parent.mkdir(exist_ok=True)
-    temporary = path.with_suffix(".new")
-    temporary.write_text(json.dumps(result._asdict(), indent=2) + "\n", "utf-8", newline="\n")
-    temporary.replace(path)
+    files.write_text(path, json.dumps(result._asdict(), indent=2) + "\n")
     return result
 
 
@@ -197,7 +191,7 @@ def stamp_readme() -> None:
     path = folder().parent / "README.md"
     text = path.read_text(encoding="utf-8")
     if (stamped := stamp(text)) != text:
-        path.write_text(stamped, encoding="utf-8", newline="\n")
+        files.write_text(path, stamped)
 
 
 def _chapter_seconds(number: str, profile: str) -> str:
@@ -258,16 +252,6 @@ _PLACES = {
     "benchmarks": _benchmarks_table,
     "linear": _linear_table,
 }
-
-
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for library in LIBRARIES:
-        try:
-            versions[library] = importlib.metadata.version(library)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions
 
 
 def _commit() -> str:

@@ -26,7 +26,7 @@ import numpy as np
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from PIL import Image
 
-from cifarlib import chapters, data, devices, progress, report, results, settings
+from cifarlib import chapters, data, devices, files, progress, report, results, settings
 from cifarlib.chapters import Chapter
 from cifarlib.errors import CifarlibError, InputError
 
@@ -256,10 +256,7 @@ def _record(chapter: Chapter, executed: nbformat.NotebookNode, profile: str) -> 
 
 
 def _write(notebook: nbformat.NotebookNode, path: Path) -> None:
-    """Write a notebook whole or not at all."""
-    temporary = path.with_suffix(".new")
-    nbformat.write(notebook, temporary)
-    temporary.replace(path)
+    files.write_text(path, nbformat.writes(notebook) + "\n")
 
 
 def _unfinished_run(unfinished: Path, run_key: str) -> str | None:

@@ -186,12 +186,28 @@ def split_validation(train: Split, fraction: float = 0.1, seed: int = 0) -> tupl
         >>> train.images.shape, np.bincount(validation.labels).tolist()
         ((30, 32, 32, 3), [1, 1, 1, 1, 1, 1, 1, 1, 1, 1])
     """
+    images, labels = train
+    kept, held_out = validation_places(labels, fraction, seed)
+    return Split(images[kept], labels[kept]), Split(images[held_out], labels[held_out])
+
+
+def validation_places(
+    labels: np.ndarray, fraction: float = 0.1, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return which images `split_validation` keeps for training, and which it holds out.
+
+    Args:
+        labels: class of each image, shape (n,).
+        fraction: as for `split_validation`.
+        seed: as for `split_validation`.
+
+    Returns:
+        Two integer arrays of places, each in rising order.
+    """
     from sklearn.model_selection import train_test_split  # imported late: it takes a second
 
-    images, labels = train
     kept, held_out = train_test_split(
         np.arange(len(labels)), test_size=fraction, stratify=labels, random_state=seed
     )
     # Sorted, so that the memory-mapped images are read in the order of the disk.
-    kept, held_out = np.sort(kept), np.sort(held_out)
-    return Split(images[kept], labels[kept]), Split(images[held_out], labels[held_out])
+    return np.sort(kept), np.sort(held_out)

@@ -1,0 +1,184 @@
+"""How a network is computed on this machine: number format, kernels, compilation, devices.
+
+Networks are built plain, in float32. `prepare` makes a copy that computes the same function in
+the format in which this hardware is fast; after training its weights go back into the plain
+one, so that a saved model knows nothing of the machine that trained it. Not for training itself.
+"""
+
+import contextlib
+import functools
+import math
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import keras
+
+from cifarlib import devices
+from cifarlib.errors import InputError
+
+PRECISIONS = ("float32", "bfloat16", "float16")
+
+
+@functools.cache
+def best_precision() -> str:
+    """Return the number format in which convolutions are fastest here without losing accuracy.
+
+    bfloat16 on GPUs that have it (compute capability 8 and later, TPUs) and on CPUs that have
+    it, where the backend uses it: TensorFlow and PyTorch do, JAX computes it in detours.
+    float16 on older GPUs with tensor cores, such as a T4. Else float32.
+    """
+    if devices.accelerators():
+        capability = _compute_capability()
+        if capability is None or capability >= (8, 0):
+            return "bfloat16"
+        return "float16" if capability >= (7, 0) else "float32"
+    has_kernels = keras.backend.backend() in ("tensorflow", "torch")
+    return "bfloat16" if has_kernels and _cpu_has_bfloat16() else "float32"
+
+
+def jit_compile() -> bool | str:
+    """Return what ``Model.compile`` should be told: Keras's choice, but no XLA on a CPU.
+
+    XLA halves the speed of TensorFlow's convolutions on a CPU; Keras before 3.15 chose it.
+    """
+    on_cpu = keras.backend.backend() == "tensorflow" and not devices.accelerators()
+    return False if on_cpu else "auto"
+
+
+def prepare(network: keras.Model, precision: str) -> keras.Model:
+    """Return a copy of a network that computes fast here, with the same weights.
+
+    Every layer but the first scaling and the outputs computes in ``precision``; weights stay
+    float32. On TensorFlow, batch normalisation takes one fused kernel where Keras takes a dozen
+    passes over memory: half the time of a training step in bfloat16.
+
+    Args:
+        network: a plain functional or sequential model, float32.
+        precision: one of ``PRECISIONS``.
+
+    Returns:
+        An uncompiled model with the same layers' names and order of weights.
+    """
+    outputs = {id(tensor) for tensor in network.outputs}
+    keeps_float32 = (keras.layers.Rescaling, keras.layers.Normalization)
+
+    def copy(layer: keras.Layer) -> keras.Layer:
+        settings = layer.get_config()
+        is_output = not isinstance(layer, keras.Model) and id(layer.output) in outputs
+        if precision != "float32" and not is_output and not isinstance(layer, keeps_float32):
+            settings["dtype"] = f"mixed_{precision}"
+        if "seed" in settings and settings["seed"] is None:
+            # Without a seed Keras lets PyTorch draw from a state that no checkpoint holds.
+            settings["seed"] = random.randrange(2**31)
+        if _can_fuse(layer):
+            return _FusedBatchNormalization.from_config(settings)
+        return type(layer).from_config(settings)
+
+    prepared = keras.models.clone_model(network, clone_function=copy)
+    prepared.set_weights(network.get_weights())
+    return prepared
+
+
+@contextlib.contextmanager
+def parallel(num_devices: int) -> Iterator[None]:
+    """Within this context, models are built on several devices, each with a share of the batch.
+
+    ``keras.distribution.DataParallel`` on JAX, ``tf.distribute.MirroredStrategy`` on TensorFlow.
+    One device changes nothing.
+
+    Raises:
+        InputError: if there are not so many devices, or the backend is PyTorch.
+    """
+    if num_devices == 1:
+        yield
+        return
+    backend = keras.backend.backend()
+    if backend == "torch":
+        advice = "Set KERAS_BACKEND, or use one device."
+        raise InputError("num_devices", "TensorFlow or JAX for more than one", "torch", advice)
+    if backend == "jax":
+        names = keras.distribution.list_devices()
+    else:
+        import tensorflow
+
+        listed = tensorflow.config.list_logical_devices
+        names = [device.name for device in listed("GPU") or listed("CPU")]
+    if num_devices > len(names):
+        advice = "Ask for fewer."
+        raise InputError("num_devices", f"at most {len(names)}", str(num_devices), advice)
+    if backend == "tensorflow":
+        with tensorflow.distribute.MirroredStrategy(names[:num_devices]).scope():
+            yield
+        return
+    previous = keras.distribution.distribution()
+    keras.distribution.set_distribution(
+        keras.distribution.DataParallel(devices=names[:num_devices], auto_shard_dataset=False)
+    )
+    try:
+        yield
+    finally:
+        keras.distribution.set_distribution(previous)
+
+
+def _cpu_has_bfloat16() -> bool:
+    """Tell whether the processor multiplies bfloat16, as Linux lists it."""
+    cpu_info = Path("/proc/cpuinfo")
+    if not cpu_info.exists():
+        return False
+    words = set(cpu_info.read_text().split())
+    return bool(words & {"avx512_bf16", "amx_bf16", "bf16"})
+
+
+def _compute_capability() -> tuple[int, int] | None:
+    """Return the compute capability of the first NVIDIA GPU, None for other accelerators."""
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow
+
+        gpus = tensorflow.config.list_physical_devices("GPU")
+        details = tensorflow.config.experimental.get_device_details(gpus[0]) if gpus else {}
+        return details.get("compute_capability")
+    if backend == "torch":
+        import torch
+
+        return torch.cuda.get_device_capability(0)
+    import jax
+
+    capability = getattr(jax.devices()[0], "compute_capability", None)
+    return tuple(int(part) for part in capability.split(".")) if capability else None
+
+
+def _can_fuse(layer: keras.Layer) -> bool:
+    return (
+        keras.backend.backend() == "tensorflow"
+        and type(layer) is keras.layers.BatchNormalization
+        and len(layer.output.shape) == 4
+        and layer.axis in (-1, 3)
+        and layer.scale
+        and layer.center
+    )
+
+
+class _FusedBatchNormalization(keras.layers.BatchNormalization):
+    """Keras's layer with TensorFlow's fused kernel for images in training."""
+
+    def call(self, inputs, training=None, mask=None):
+        if not training or not self.trainable:
+            return super().call(inputs, training=training, mask=mask)
+        import tensorflow
+
+        outputs, mean, variance = tensorflow.compat.v1.nn.fused_batch_norm(
+            inputs,
+            tensorflow.convert_to_tensor(self.gamma),
+            tensorflow.convert_to_tensor(self.beta),
+            epsilon=self.epsilon,
+            is_training=True,
+        )
+        # The kernel's variance is that of a sample, Keras remembers that of the batch.
+        shape = tensorflow.shape(inputs)
+        count = tensorflow.cast(math.prod((shape[0], shape[1], shape[2])), variance.dtype)
+        variance = variance * (count - 1) / count
+        for moving, new in ((self.moving_mean, mean), (self.moving_variance, variance)):
+            moving.assign(moving * self.momentum + new * (1 - self.momentum))
+        return outputs

@@ -1,0 +1,35 @@
+"""Writing a file so that it is there whole or not at all. Not for reading."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Open a file for writing that takes the place of ``path`` when it is complete.
+
+    Who is killed in between, or runs out of disk, leaves the old file as it was, and perhaps
+    a hidden one beside it.
+
+    Args:
+        path: the file to be written or replaced; its folder exists.
+
+    Yields:
+        A binary file beside it.
+    """
+    # Two programs may write the same file at the same time; the last one to finish wins.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in UTF-8 with Unix line ends, whole or not at all."""
+    with replacing(path) as file:
+        file.write(text.encode())

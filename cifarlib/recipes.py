@@ -1,0 +1,75 @@
+"""How the models of the registry were trained by those who published them.
+
+A recipe is what `training.Config` should be told besides model, colour and seed. ``published``
+repeats what a project says it did, apart from its mistakes: here as everywhere, epochs are
+chosen on held-out training images. ``modern`` is what Config does by itself. Not for settings
+found by tuning.
+"""
+
+from typing import Any
+
+from cifarlib.errors import InputError, nearest
+
+NAMES = ("modern", "published")
+
+# None of these projects smoothed labels, decayed weights or averaged them.
+_PLAIN = {
+    "scaling": "unit",
+    "augmentation": (),
+    "label_smoothing": 0.0,
+    "weight_decay": 0.0,
+    "ema": 0.0,
+    "schedule": "constant",
+    "learning_rate": 1e-3,
+}
+_COURSE = {**_PLAIN, "optimizer": "rmsprop", "batch_size": 32, "epochs": 50}
+_SMALL_CNN = {**_PLAIN, "optimizer": "adam", "batch_size": 64, "epochs": 25}
+_VGG6 = {
+    **_PLAIN,
+    "optimizer": "rmsprop",
+    "batch_size": 256,
+    "epochs": 31,
+    "validation_fraction": 0.3,
+}
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "baseline": _COURSE,
+    "baseline_regularized": _COURSE,
+    "small_cnn": _SMALL_CNN,
+    "small_cnn_two_blocks": _SMALL_CNN,
+    "vgg6": _VGG6,
+    "vgg6_dropout": _VGG6,
+    "dense_net": {
+        **_PLAIN,
+        "optimizer": "adam",
+        "batch_size": 128,
+        "epochs": 15,
+        "validation_fraction": 0.2,
+    },
+    # Their optimizers and batch sizes are not published; these are Keras's most used.
+    "residual_cnn": {**_PLAIN, "optimizer": "adam", "augmentation": ("rotate", "shift", "flip")},
+    "resnet18": {**_PLAIN, "optimizer": "adam", "schedule": "plateau", "epochs": 82},
+}
+
+
+def find(name: str, model: str) -> dict[str, Any]:
+    """Return what a recipe tells `training.Config` about a model.
+
+    Args:
+        name: one of ``NAMES``.
+        model: a key of the registry.
+
+    Raises:
+        InputError: if there is no such recipe, or nobody published one for this model.
+
+    >>> find("published", "dense_net")["epochs"]
+    15
+    """
+    if name not in NAMES:
+        raise InputError("recipe", " or ".join(NAMES), repr(name), nearest(name, NAMES))
+    if name == "modern":
+        return {}
+    if model not in PUBLISHED:
+        advice = "Leave --recipe out: modern suits every model."
+        told = f"a model with a published recipe ({', '.join(PUBLISHED)})"
+        raise InputError("recipe published", told, repr(model), advice)
+    return PUBLISHED[model]

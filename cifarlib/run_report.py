@@ -1,0 +1,201 @@
+"""What a finished run is worth: one look at the test set, in figures and on a page.
+
+Writes ``evaluation.json`` and ``report.html`` into the run's folder; the page is one file and
+opens offline. Not for choosing: whoever trains again because of this page has used the test
+set up.
+"""
+
+import base64
+import html
+import io
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import scipy.special
+from matplotlib.figure import Figure
+
+from cifarlib import compute, data, evaluation, explain, files, plotting, report, runs
+from cifarlib.errors import InputError
+from cifarlib.images import to_grayscale
+from cifarlib.splits import CLASS_NAMES, Split, validation_places
+
+NUM_MISTAKES = 16
+
+
+class Report(NamedTuple):
+    """What `evaluate` found.
+
+    Attributes:
+        figures: JSON values.
+        page: the HTML file.
+    """
+
+    figures: dict[str, Any]
+    page: Path
+
+    def __str__(self) -> str:
+        figures = self.figures
+        classes = pd.DataFrame(figures["per_class"]).T.astype({"images": int})
+        confusions = "\n".join(
+            f"  {item['true_class']} taken for {item['answer']}: {item['percent']:.1f} %"
+            for item in figures["top_confusions"]
+        )
+        return (
+            f"{figures['model']}, {figures['color']}, seed {figures['seed']}: "
+            f"{_told_accuracy(figures)} ({figures['data_kind']})\n\n"
+            f"{classes.to_string(float_format='{:.3f}'.format)}\n\n"
+            f"Most often confused, of a class:\n{confusions}\n\n"
+            f"Calibration error {figures['calibration_error']:.3f}, "
+            f"{figures['calibration_error_scaled']:.3f} at temperature "
+            f"{figures['temperature']:.2f}\n"
+            f"Report: {self.page}"
+        )
+
+
+def evaluate(folder: str | Path) -> Report:
+    """Judge a finished run on the test set and write the report.
+
+    Args:
+        folder: what `training.train` or ``cifarlib train`` wrote.
+
+    Returns:
+        The figures: accuracy with a 95 % interval, precision, recall and F1 of each class,
+        the confusion matrix, calibration before and after scaling by a temperature that was
+        fitted on the validation images.
+
+    Raises:
+        InputError: if the run is not finished, or was trained on other images than there are.
+    """
+    run = runs.read(folder)
+    train, test = data.load_cifar10()
+    description = data.current()
+    if run.metrics.get("data_fingerprint") != description.fingerprint:
+        raise InputError(
+            run.folder,
+            f"a run on the images in use, {description.kind}",
+            f"one on others, {run.metrics.get('data_kind')}",
+            "Set CIFARLIB_SOURCE to what it was trained on.",
+        )
+    if compute.jit_compile() is False:
+        run.model.jit_compile = False
+    pictures = _in_color(test.images, run)
+    logits = run.model.predict(pictures, batch_size=512, verbose=0)
+    figures = _figures(run, test.labels, logits, _temperature(run, train))
+    files.write_text(run.folder / "evaluation.json", json.dumps(figures, indent=2) + "\n")
+    page = run.folder / "report.html"
+    files.write_text(page, _page(run, figures, pictures, test.labels, logits))
+    return Report(figures, page)
+
+
+def _in_color(pictures: np.ndarray, run: runs.Run) -> np.ndarray:
+    return to_grayscale(pictures) if run.metrics["color"] == "gray" else np.asarray(pictures)
+
+
+def _temperature(run: runs.Run, train: Split) -> float:
+    """Fit the temperature on the images that the run held out; 1 if there were none."""
+    fraction = run.metrics["config"]["validation_fraction"]
+    if not fraction:
+        return 1.0
+    _, held_out = validation_places(train.labels, fraction)
+    logits = run.model.predict(_in_color(train.images[held_out], run), batch_size=512, verbose=0)
+    return evaluation.fit_temperature(train.labels[held_out], logits)
+
+
+def _figures(run: runs.Run, labels, logits, temperature: float) -> dict[str, Any]:
+    answers = logits.argmax(axis=1)
+    accuracy = evaluation.accuracy(labels, answers)
+    plain, scaled = (scipy.special.softmax(logits / t, axis=1) for t in (1, temperature))
+    confusions = evaluation.confusions(labels, answers)
+    top = evaluation.top_confusions(confusions)
+    kept = ("model", "color", "seed", "data_kind", "data_fingerprint", "hardware", "command")
+    return {
+        **{name: run.metrics[name] for name in kept},
+        "accuracy": float(accuracy.value),
+        "interval_95": [float(accuracy.low), float(accuracy.high)],
+        "num_test_images": accuracy.n,
+        "cross_entropy": float(-np.log(plain[np.arange(len(labels)), labels] + 1e-30).mean()),
+        "per_class": evaluation.per_class(labels, answers).to_dict("index"),
+        "confusions": evaluation.confusions(labels, answers, normalize=False).to_dict("index"),
+        "top_confusions": [
+            {"true_class": true, "answer": answer, "percent": float(percent)}
+            for (true, answer), percent in top.items()
+        ],
+        "calibration_error": evaluation.calibration_error(labels, plain),
+        "temperature": temperature,
+        "calibration_error_scaled": evaluation.calibration_error(labels, scaled),
+    }
+
+
+def _told_accuracy(figures: dict[str, Any]) -> str:
+    low, high = figures["interval_95"]
+    return (
+        f"{figures['accuracy']:.2%} of {figures['num_test_images']:,} test images right, "
+        f"95 % interval {low:.2%} to {high:.2%}"
+    )
+
+
+def _page(run: runs.Run, figures, pictures, labels, logits) -> str:
+    """Return the report as one HTML file."""
+    plotting.use_style()
+    probabilities = scipy.special.softmax(logits, axis=1)
+    scaled = scipy.special.softmax(logits / figures["temperature"], axis=1)
+    matrix = evaluation.confusions(labels, logits.argmax(axis=1))
+    confusion, ax = plotting.subplots(size=(8.5, 6.8), title="Who is taken for whom")
+    plotting.plot_matrix(matrix, ax, fmt=".1f", bar_label="share of the true class (%)")
+    reliability = {
+        name: evaluation.reliability(labels, values)
+        for name, values in (("as trained", probabilities), ("temperature-scaled", scaled))
+    }
+    classes = pd.DataFrame(figures["per_class"]).T.astype({"images": int})
+    parts = [
+        ("Learning", _picture(plotting.plot_history(run.history))),
+        ("Classes", classes.to_html(float_format="{:.3f}".format, border=0)),
+        ("Confusions", _picture(confusion)),
+        ("Confidence", _picture(plotting.plot_reliability(reliability))),
+        ("Its surest mistakes", _mistakes(run, pictures, labels, probabilities)),
+        ("Repeat it", f"<pre>{html.escape(json.dumps(run.metrics, indent=2))}</pre>"),
+    ]
+    title = f"{figures['model']}, {figures['color']}, seed {figures['seed']}"
+    kind = ' class="synthetic"' if figures["data_kind"] == "synthetic" else ' class="facts"'
+    body = "".join(f"<section><h2>{name}</h2>{content}</section>" for name, content in parts)
+    told = f"{_told_accuracy(figures)}. {figures['data_kind']}; {figures['hardware']}"
+    return report.page(
+        title, f"<h1>{html.escape(title)}</h1><p{kind}>{html.escape(told)}</p>{body}"
+    )
+
+
+def _mistakes(run: runs.Run, pictures, labels, probabilities) -> str:
+    """Show the wrong answers it was surest of and, where it can, what they rested on."""
+    worst = evaluation.most_confident_mistakes(labels, probabilities, NUM_MISTAKES)
+    if not len(worst):
+        return "<p>None.</p>"
+    captions = [
+        f"{CLASS_NAMES[labels[i]]},\nnot {CLASS_NAMES[probabilities[i].argmax()]} "
+        f"({probabilities[i].max():.0%})"
+        for i in worst
+    ]
+    layout = {"num_columns": 8, "inches": 1.15}
+    shown = _picture(plotting.show_images(pictures[worst], captions, **layout))
+    try:
+        heat = explain.grad_cam(run.model, pictures[worst].astype(np.float32))
+    except InputError:  # a network of dense layers looks nowhere in particular
+        return shown
+    dimmed = pictures[worst] / 255 * (0.25 + 0.75 * heat[..., None])
+    maps = plotting.show_images(dimmed.astype(np.float32), **layout)
+    return (
+        f"{shown}<p>The same, dark where Grad-CAM finds nothing that speaks for the answer:</p>"
+        f"{_picture(maps)}"
+    )
+
+
+def _picture(figure: Figure) -> str:
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=110)
+    plt.close(figure)
+    return (
+        f'<img alt="" src="data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}">'
+    )

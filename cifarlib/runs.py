@@ -1,0 +1,211 @@
+"""The folder of a training run: what was asked, how far it got, what came out.
+
+    config.json      what was asked, and on which data: whoever resumes must ask the same
+    checkpoint.npz   everything needed to go on after the last finished epoch
+    history.csv      a row an epoch
+    metrics.json     the finished run's figures, on training and validation images
+    model.keras      the best epoch's network; takes pixels as they are, returns logits
+
+Each is written whole or not at all, and no run is ever overwritten. Not for training.
+"""
+
+import contextlib
+import io
+import json
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import filelock
+import keras
+import numpy as np
+import pandas as pd
+
+from cifarlib import files, models  # noqa: F401 - models registers the layers that files name
+from cifarlib.errors import CifarlibError, InputError
+
+
+class Run(NamedTuple):
+    """A finished training run.
+
+    Attributes:
+        model: the best epoch's network: takes pixels from 0 to 255, shape (n, 32, 32, C), and
+            returns logits (n, 10).
+        history: a row an epoch, as `training.train` describes it.
+        metrics: the run's figures, JSON values.
+        folder: where it lies, None if nothing was written.
+    """
+
+    model: keras.Model
+    history: pd.DataFrame
+    metrics: dict[str, Any]
+    folder: Path | None
+
+
+class RunFolder:
+    """A run's folder, held by this process; made by `claim`."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    @property
+    def is_finished(self) -> bool:
+        """Tell whether the run has ended well."""
+        return (self.path / "metrics.json").exists()
+
+    def save_checkpoint(self, arrays: Mapping[str, np.ndarray], history: list[dict]) -> None:
+        """Replace the checkpoint, and write the history beside it."""
+        with files.replacing(self.path / "checkpoint.npz") as file:
+            np.savez(file, history=np.array(json.dumps(history)), **arrays)
+        self._write_history(history)
+
+    def load_checkpoint(self) -> tuple[dict[str, np.ndarray], list[dict]] | None:
+        """Return the arrays and the history of the last checkpoint, None before the first.
+
+        Raises:
+            InputError: if the file is damaged.
+        """
+        path = self.path / "checkpoint.npz"
+        if not path.exists():
+            return None
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+            history = json.loads(str(arrays.pop("history")))
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            advice = "Delete the folder and start the run again."
+            raise InputError(path, "a checkpoint", f"a damaged file ({error})", advice) from error
+        return arrays, history
+
+    def finish(self, model: keras.Model, history: list[dict], metrics: dict[str, Any]) -> None:
+        """Write what the run was for. The checkpoint goes last, when nothing needs it."""
+        self._write_history(history)
+        temporary = self.path / ".new.keras"  # Keras insists on the suffix
+        model.save(temporary)
+        temporary.replace(self.path / "model.keras")
+        files.write_text(self.path / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+        (self.path / "checkpoint.npz").unlink(missing_ok=True)
+
+    def _write_history(self, history: list[dict]) -> None:
+        text = io.StringIO()
+        pd.DataFrame(history).to_csv(text, index=False, lineterminator="\n")
+        files.write_text(self.path / "history.csv", text.getvalue())
+
+
+@contextlib.contextmanager
+def claim(path: Path, asked: dict[str, Any], *, resume: bool) -> Iterator[RunFolder]:
+    """Hold a run's folder, making it if need be.
+
+    Args:
+        path: the folder.
+        asked: what decides the run's outcome, as JSON values, possibly nested.
+        resume: go on with a run that is there.
+
+    Raises:
+        InputError: if the folder holds anything and ``resume`` is not set, or another run, or
+            no run at all.
+        CifarlibError: if another process holds it.
+    """
+    path = Path(path)
+    asked = json.loads(json.dumps(asked))  # as it will be read again: tuples become lists
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            path, "a folder for the run", error.strerror or "none", "Name another."
+        ) from error
+    lock = filelock.FileLock(path / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout as error:
+        raise CifarlibError(f"{path}: another process is training in this folder.") from error
+    except OSError as error:
+        raise InputError(path, "a folder to write to", str(error), "Name another.") from error
+    try:
+        _check_claim(path, asked, resume)
+        for leftover in [*path.glob(".checkpoint.npz.*"), *path.glob(".new.keras")]:
+            leftover.unlink()
+        files.write_text(path / "config.json", json.dumps(asked, indent=2) + "\n")
+        yield RunFolder(path)
+    finally:
+        lock.release()
+
+
+def _check_claim(path: Path, asked: dict[str, Any], resume: bool) -> None:
+    config = path / "config.json"
+    if not config.exists():
+        if strangers := [entry.name for entry in path.iterdir() if entry.name != ".lock"]:
+            found = f"other files ({sorted(strangers)[0]})"
+            raise InputError(path, "a run, or an empty folder", found, "Name another folder.")
+        return
+    try:
+        before = json.loads(config.read_text(encoding="utf-8"))
+        if not isinstance(before, dict):
+            raise ValueError("not an object")
+    except (ValueError, OSError) as error:
+        advice = "Name another folder."
+        raise InputError(config, "a run's configuration", str(error), advice) from error
+    if not resume:
+        advice = "Resume it (--resume), or name another folder (--output)."
+        raise InputError(path, "no run of that name", "one", advice)
+    before, now = dict(_leaves(before)), dict(_leaves(asked))
+    for field in {**now, **before}:
+        if before.get(field) != now.get(field):
+            raise InputError(
+                path,
+                f"a run with {field} = {json.dumps(now.get(field))}",
+                json.dumps(before.get(field)),
+                "Ask for the same to resume it, or name another folder.",
+            )
+
+
+def _leaves(value: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the fields of nested objects by their own names, which do not clash."""
+    for name, content in value.items():
+        if isinstance(content, dict):
+            yield from _leaves(content)
+        else:
+            yield name, content
+
+
+def read(path: str | Path) -> Run:
+    """Return a finished run.
+
+    Args:
+        path: its folder.
+
+    Raises:
+        InputError: if it is no finished run, or a file of it is missing or damaged.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        advice = "Name the folder that cifarlib train wrote."
+        raise InputError(path, "the folder of a run", "none", advice)
+    if not (path / "config.json").exists():
+        advice = "Name the folder that cifarlib train wrote."
+        raise InputError(path, "the folder of a run", "no config.json in it", advice)
+    if not (path / "metrics.json").exists():
+        advice = "Finish it: the same cifarlib train command with --resume."
+        raise InputError(path, "a finished run", "an unfinished one", advice)
+    try:
+        metrics = json.loads((path / "metrics.json").read_text(encoding="utf-8"))
+        history = pd.read_csv(path / "history.csv")
+    except (OSError, ValueError) as error:
+        advice = "Train it again in another folder."
+        raise InputError(path, "a whole run", f"a damaged one ({error})", advice) from error
+    return Run(load_model(path / "model.keras"), history, metrics, path)
+
+
+def load_model(path: str | Path) -> keras.Model:
+    """Load a network from a ``.keras`` file, in safe mode: no code of the file is executed.
+
+    Raises:
+        InputError: if there is no such file, or it is damaged, or it asks for code of its own.
+    """
+    try:
+        return keras.saving.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:  # Keras raises whatever a damaged file leads it to
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        advice = "Only files without code of their own are loaded; train it again."
+        raise InputError(path, "a network saved by Keras", first[:200], advice) from error

@@ -1,0 +1,564 @@
+"""Training: one configuration in, one finished run out, the same from a cell and from a shell.
+
+The training images lie where the network computes; each step is told only which of them to
+take. What changes from step to step is drawn from the seed, the epoch and state that is saved
+with the weights, so that a run that was killed and resumed ends in the same bits as one that
+was not. The test set is not known here.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pandas as pd
+from keras import ops
+
+from cifarlib import (
+    augmentation,
+    compute,
+    data,
+    devices,
+    evaluation,
+    images,
+    models,
+    progress,
+    runs,
+    schedules,
+)
+from cifarlib.errors import CifarlibError, InputError, nearest
+from cifarlib.splits import CLASS_NAMES, Split, validation_places
+
+OPTIMIZERS = ("adamw", "adam", "rmsprop", "sgd")
+SCALINGS = ("standardized", "unit")
+PREDICTION_BATCH = 512
+CHECK_EVERY = 20  # steps between looks at the loss: each look waits for the device
+
+
+def _field(default: Any, told: str) -> Any:
+    return dataclasses.field(default=default, metadata={"help": told})
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Everything that decides how a run ends; what is not said is a recipe that suits most.
+
+    Raises:
+        InputError: for a value that does not fit, when it is made.
+    """
+
+    model: str | Callable[[keras.KerasTensor], keras.KerasTensor] = dataclasses.field(
+        metadata={"help": "a name of `cifarlib models`; in Python also a design of your own"}
+    )
+    color: str = _field("rgb", "gray or rgb")
+    seed: int = _field(0, "of weights, order, augmentation and the choice of train_size")
+    epochs: int = _field(30, "how often the training images are gone through")
+    batch_size: int = _field(256, "images a step; the last, incomplete step is left out")
+    train_size: int | None = _field(None, "train on so many images only, equal shares of classes")
+    validation_fraction: float = _field(0.1, "share of the training set held out; 0 for none")
+    scaling: str = _field("standardized", "pixels: standardized by channel, or to the unit range")
+    augmentation: tuple[str, ...] = _field(
+        ("flip", "crop"), f"any of {', '.join(augmentation.NAMES)}"
+    )
+    augmentation_strength: float = _field(1.0, "scales turns, shifts and the like; 0 to 2")
+    label_smoothing: float = _field(0.1, "share of each label spread over all classes")
+    optimizer: str = _field("adamw", ", ".join(OPTIMIZERS))
+    learning_rate: float = _field(3e-3, "the largest one")
+    weight_decay: float = _field(0.05, "decoupled; biases and normalisation are left out")
+    schedule: str = _field("one_cycle", ", ".join(schedules.NAMES))
+    warmup: float = _field(0.2, "share of the steps in which cosine and one_cycle rise")
+    ema: float = _field(0.998, "weights are averaged with this momentum; 0 for the last ones")
+    patience: int | None = _field(None, "stop after so many epochs without a better one")
+    precision: str = _field("auto", f"auto, {', '.join(compute.PRECISIONS)}")
+    num_devices: int = _field(1, "share each batch among so many devices")
+
+    def __post_init__(self):
+        if not callable(self.model):
+            models.find(self.model)
+        object.__setattr__(self, "augmentation", tuple(self.augmentation))
+        augmentation.check_names(self.augmentation)
+        for name, known in _CHOICES.items():
+            if (value := getattr(self, name)) not in known:
+                told = f"one of {', '.join(known)}"
+                raise InputError(name, told, repr(value), nearest(value, known))
+        for name, (low, high, kind) in _RANGES.items():
+            value = getattr(self, name)
+            if value is None and name in ("train_size", "patience"):
+                continue
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not number or (kind is int and value != int(value)) or not low <= value <= high:
+                told = f"{'a whole' if kind is int else 'a'} number from {low:g} to {high:g}"
+                raise InputError(name, told, repr(value), "Correct it.")
+        if self.batch_size % self.num_devices:
+            raise InputError(
+                "batch_size",
+                f"a multiple of num_devices = {self.num_devices}",
+                str(self.batch_size),
+                "Change one of the two.",
+            )
+
+    @property
+    def model_name(self) -> str:
+        """Return the name of the model, that of its function for a design of your own."""
+        return self.model if isinstance(self.model, str) else self.model.__name__
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {**fields, "model": self.model_name, "augmentation": list(self.augmentation)}
+
+
+_CHOICES = {
+    "color": tuple(models.CHANNELS),
+    "scaling": SCALINGS,
+    "optimizer": OPTIMIZERS,
+    "schedule": schedules.NAMES,
+    "precision": ("auto", *compute.PRECISIONS),
+}
+_RANGES = {
+    "seed": (0, 2**31 - 1, int),
+    "epochs": (1, 100_000, int),
+    "batch_size": (1, 65_536, int),
+    "train_size": (1, 10_000_000, int),
+    "validation_fraction": (0, 0.9, float),
+    "augmentation_strength": (0, 2, float),
+    "label_smoothing": (0, 0.9, float),
+    "learning_rate": (0, 100, float),
+    "weight_decay": (0, 100, float),
+    "warmup": (0, 0.9, float),
+    "ema": (0, 0.99999, float),
+    "patience": (1, 100_000, int),
+    "num_devices": (1, 1024, int),
+}
+
+
+class DivergedError(CifarlibError):
+    """The loss is no longer a number."""
+
+
+def train(
+    config: Config,
+    train_split: Split | None = None,
+    *,
+    folder: str | Path | None = None,
+    resume: bool = False,
+) -> runs.Run:
+    """Train a network and return its best epoch.
+
+    The history has a row an epoch: ``epoch`` counted from 1, ``learning_rate`` of its last step,
+    ``loss`` and ``accuracy`` on the augmented training images while they are learned,
+    ``validation_loss`` and ``validation_accuracy`` after it, ``seconds`` and
+    ``images_per_second``. Best is the highest validation accuracy, the first of equals; without
+    validation images, the last epoch.
+
+    Args:
+        config: what to do.
+        train_split: the training set, uint8 images of shape (n, 32, 32, 3), or (n, 32, 32, 1)
+            for a grayscale run; None for that of `data.load_cifar10`. Validation images are
+            split off it.
+        folder: where to keep checkpoints and outcome, see `runs`; None to keep nothing.
+        resume: go on with the run in that folder; start it if there is none.
+
+    Returns:
+        The finished run. Its model takes pixels and computes in float32, whatever it was
+        trained in.
+
+    Raises:
+        InputError: if folder, images or devices do not fit.
+        DivergedError: if the loss is no longer finite; the last checkpoint is kept.
+    """
+    if train_split is None:
+        train_split, _ = data.load_cifar10()
+    pictures, labels = (
+        _in_color(train_split, config.color),
+        np.asarray(train_split.labels, np.int32),
+    )
+    kept, held_out = _places(labels, config)
+    scaling = _scaling(pictures, kept, config)
+    keras.utils.set_random_seed(config.seed)
+    network = models.build(config.model, config.color, scaling)
+    precision = compute.best_precision() if config.precision == "auto" else config.precision
+    # The names of layers count up within a process; the shapes are what makes a design.
+    design = [[type(layer).__name__, layer.count_params()] for layer in network.layers]
+    asked = {
+        **config.as_json(),
+        "precision": precision,
+        "backend": keras.backend.backend(),
+        "design": hashlib.sha256(json.dumps(design).encode()).hexdigest()[:12],
+        "data": hashlib.sha256(pictures.tobytes() + labels.tobytes()).hexdigest()[:12],
+    }
+    claim = runs.claim(Path(folder), asked, resume=resume) if folder else contextlib.nullcontext()
+    with claim as run_folder:
+        if run_folder and run_folder.is_finished:
+            return runs.read(run_folder.path)
+        with compute.parallel(config.num_devices):
+            session = _Session(config, network, precision, pictures, labels, kept, held_out)
+            if run_folder and (checkpoint := run_folder.load_checkpoint()):
+                session.restore(*checkpoint)
+            session.run(run_folder)
+        network.set_weights(session.best_weights)
+        metrics = session.metrics(network, precision)
+        if run_folder:
+            run_folder.finish(network, session.history, metrics)
+    return runs.Run(network, pd.DataFrame(session.history), metrics, run_folder and run_folder.path)
+
+
+class _Learner(keras.Model):
+    """A network with what only training needs: images, augmentation, targets, averaged weights.
+
+    Takes places of images instead of images, so that one device-side gather replaces a pipeline.
+    """
+
+    def __init__(self, network, pictures, labels, config: Config):
+        super().__init__(name="learner")
+        self.network = network
+        self.augment = augmentation.Augmentation(config.augmentation, config.augmentation_strength)
+        self.ema = config.ema
+        self.pictures, self.labels = (
+            self.add_weight(
+                shape=array.shape,
+                dtype=str(array.dtype),
+                trainable=False,
+                initializer=lambda shape, dtype, array=array: ops.convert_to_tensor(array, dtype),
+            )
+            for array in (pictures, labels)
+        )
+        self.averages = []
+        if self.ema:
+            self.num_steps = self.add_weight(shape=(), trainable=False, aggregation="mean")
+            self.averages = [
+                self.add_weight(
+                    shape=weight.shape,
+                    initializer=lambda shape, dtype, weight=weight: ops.convert_to_tensor(
+                        _value(weight), dtype
+                    ),
+                    trainable=False,
+                    aggregation="mean",
+                )
+                for weight in network.trainable_variables
+            ]
+        self.cross_entropy = keras.losses.CategoricalCrossentropy(
+            from_logits=True, label_smoothing=config.label_smoothing
+        )
+        self.accuracy = keras.metrics.CategoricalAccuracy(name="accuracy")
+
+    def build(self, places_shape):
+        """Do nothing: all parts are built, but Keras asks."""
+
+    def call(self, places, training=False):
+        pictures = ops.cast(ops.take(self.pictures, places, axis=0), "float32")
+        targets = ops.one_hot(ops.take(self.labels, places, axis=0), len(CLASS_NAMES))
+        if training:
+            self._average()
+            pictures, targets = self.augment(pictures, targets)
+        return {"logits": self.network(pictures, training=training), "targets": targets}
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        return self.cross_entropy(y_pred["targets"], y_pred["logits"])
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        self.accuracy.update_state(y_pred["targets"], y_pred["logits"])
+        return self.get_metrics_result()
+
+    def _average(self) -> None:
+        """Move the averages towards the weights that the last step left."""
+        if not self.averages:
+            return
+        # A young average forgets faster, or the random weights of the start stay in it.
+        steps = ops.convert_to_tensor(self.num_steps)
+        momentum = ops.minimum(self.ema, (1 + steps) / (10 + steps))
+        for average, weight in zip(self.averages, self.network.trainable_variables, strict=True):
+            average.assign(average * momentum + ops.cast(weight, "float32") * (1 - momentum))
+        self.num_steps.assign(steps + 1)
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Put the averages in place of the weights."""
+        pairs = list(zip(self.network.trainable_variables, self.averages, strict=False))
+        kept = [_value(weight) for weight, _ in pairs]
+        for weight, average in pairs:
+            weight.assign(_value(average))
+        yield
+        for (weight, _), value in zip(pairs, kept, strict=True):
+            weight.assign(value)
+
+
+class _Watch(keras.callbacks.Callback):
+    """Moves the bar and looks at the loss."""
+
+    def __init__(self, bar, batch_size: int):
+        super().__init__()
+        self.bar, self.batch_size = bar, batch_size
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.bar.update(self.batch_size)
+        if batch % CHECK_EVERY == 0 and not math.isfinite(float(logs["loss"])):
+            raise _NotFiniteError
+
+
+class _NotFiniteError(Exception):
+    """The loss of this epoch is not finite."""
+
+
+class _Session:
+    """What one call of `train` has in memory."""
+
+    def __init__(self, config, network, precision, pictures, labels, kept, held_out):
+        self.config, self.kept, self.held_out = config, kept, held_out
+        self.pictures, self.validation_labels = pictures, labels[held_out]
+        self.batch_size = min(config.batch_size, len(kept))
+        self.num_steps = len(kept) // self.batch_size
+        self.learner = _Learner(compute.prepare(network, precision), pictures, labels, config)
+        rate = schedules.build(
+            config.schedule, config.learning_rate, self.num_steps * config.epochs, config.warmup
+        )
+        self.optimizer = _optimizer(config, rate)
+        weights = self.learner.network.trainable_variables
+        self.optimizer.exclude_from_weight_decay([v for v in weights if len(v.shape) < 2])
+        outer = self.optimizer
+        if precision == "float16":
+            outer = keras.optimizers.LossScaleOptimizer(self.optimizer)
+        self.learner.compile(outer, jit_compile=compute.jit_compile())
+        outer.build(weights)
+        self.history: list[dict] = []
+        self.best_weights = self._weights()
+
+    def run(self, run_folder: runs.RunFolder | None) -> None:
+        """Train the epochs that are missing."""
+        images_an_epoch = self.num_steps * self.batch_size
+        with progress.bar(
+            self.config.epochs * images_an_epoch,
+            self.config.model_name,
+            unit="image",
+            initial=len(self.history) * images_an_epoch,
+        ) as bar:
+            while len(self.history) < self.config.epochs and not self._is_patience_over():
+                epoch = len(self.history) + 1
+                bar.set_description(f"{self.config.model_name}, epoch {epoch}")
+                try:
+                    row = self._train_epoch(epoch, bar)
+                except _NotFiniteError:
+                    raise DivergedError(self._told_divergence(epoch, run_folder)) from None
+                self.history.append(row)
+                bar.set_postfix_str(", ".join(f"{k} {row[k]:.3f}" for k in _SHOWN if k in row))
+                if self.best_epoch == epoch:
+                    with self.learner.averaged():
+                        self.best_weights = self._weights()
+                if run_folder:
+                    run_folder.save_checkpoint(self._state(), self.history)
+
+    def _train_epoch(self, epoch: int, bar) -> dict[str, float]:
+        if self.config.schedule == "plateau":
+            losses = [row.get("validation_loss", row["loss"]) for row in self.history]
+            rate = schedules.after_plateaus(self.config.learning_rate, losses)
+            self.optimizer.learning_rate.assign(rate)
+        began = time.monotonic()
+        order = np.random.default_rng((self.config.seed, epoch)).permutation(self.kept)
+        order = order[: self.num_steps * self.batch_size].astype(np.int32)
+        fitted = self.learner.fit(
+            order,
+            batch_size=self.batch_size,
+            shuffle=False,
+            verbose=0,
+            callbacks=[_Watch(bar, self.batch_size)],
+        ).history
+        row = {
+            "epoch": epoch,
+            "learning_rate": float(ops.convert_to_numpy(self.optimizer.learning_rate)),
+            "loss": float(fitted["loss"][0]),
+            "accuracy": float(fitted["accuracy"][0]),
+        }
+        if not math.isfinite(row["loss"]):
+            raise _NotFiniteError
+        trained = time.monotonic() - began
+        if len(self.held_out):
+            with self.learner.averaged():
+                logits = self._validation_logits()
+            row.update(_validation_figures(self.validation_labels, logits))
+        row["seconds"] = time.monotonic() - began
+        row["images_per_second"] = len(order) / trained
+        return row
+
+    def _validation_logits(self) -> np.ndarray:
+        places = self.held_out.astype(np.int32)
+        return self.learner.predict(places, batch_size=PREDICTION_BATCH, verbose=0)["logits"]
+
+    @property
+    def best_epoch(self) -> int:
+        """Return the number of the best epoch so far, 0 before the first."""
+        if not self.history:
+            return 0
+        if "validation_accuracy" not in self.history[0]:
+            return len(self.history)
+        return 1 + int(np.argmax([row["validation_accuracy"] for row in self.history]))
+
+    def _is_patience_over(self) -> bool:
+        patience = self.config.patience
+        return patience is not None and len(self.history) - self.best_epoch >= patience
+
+    def _told_divergence(self, epoch: int, run_folder: runs.RunFolder | None) -> str:
+        kept = "Nothing was kept."
+        if run_folder and epoch > 1:
+            kept = f"The checkpoint of epoch {epoch - 1} is kept in {run_folder.path}."
+        return (
+            f"{self.config.model_name}: the loss is not finite in epoch {epoch}. {kept} "
+            f"A smaller learning rate than {self.config.learning_rate:g} may help."
+        )
+
+    def _weights(self) -> list[np.ndarray]:
+        return [_value(weight) for weight in self.learner.network.weights]
+
+    def _variables(self) -> Iterator[tuple[str, keras.Variable]]:
+        data_held = {id(self.learner.pictures), id(self.learner.labels)}
+        held = [v for v in self.learner.variables if id(v) not in data_held]
+        for index, variable in enumerate([*held, *self.learner.optimizer.variables]):
+            yield f"variable_{index:05}", variable
+
+    def _state(self) -> dict[str, np.ndarray]:
+        state = {name: _value(variable) for name, variable in self._variables()}
+        best = enumerate(self.best_weights)
+        return {**state, **{f"best_{index:05}": weight for index, weight in best}}
+
+    def restore(self, arrays: dict[str, np.ndarray], history: list[dict]) -> None:
+        """Go back to a checkpoint."""
+        for name, variable in self._variables():
+            variable.assign(arrays[name])
+        self.best_weights = [arrays[name] for name in sorted(arrays) if name.startswith("best_")]
+        self.history = history
+
+    def metrics(self, network: keras.Model, precision: str) -> dict[str, Any]:
+        """Return the figures of the finished run, the validation figures of the plain network."""
+        config, last = self.config, self.history[-1]
+        figures: dict[str, Any] = {
+            "model": config.model_name,
+            "color": config.color,
+            "seed": config.seed,
+            "epochs": len(self.history),
+            "best_epoch": self.best_epoch,
+            "stopped_early": len(self.history) < config.epochs,
+            "last_training_loss": last["loss"],
+            "num_training_images": len(self.kept),
+            "num_validation_images": len(self.held_out),
+        }
+        if len(self.held_out):
+            if compute.jit_compile() is False:
+                network.jit_compile = False
+            logits = network.predict(self.pictures[self.held_out], PREDICTION_BATCH, verbose=0)
+            figures.update(_validation_figures(self.validation_labels, logits))
+            estimate = evaluation.accuracy(self.validation_labels, logits.argmax(axis=1))
+            figures["validation_interval_95"] = [float(estimate.low), float(estimate.high)]
+        description = data.current()
+        return {
+            **figures,
+            "parameters": network.count_params(),
+            "seconds": sum(row["seconds"] for row in self.history),
+            "images_per_second": float(
+                np.median([row["images_per_second"] for row in self.history])
+            ),
+            "peak_memory_bytes": devices.peak_memory(),
+            "precision": precision,
+            "backend": keras.backend.backend(),
+            "accelerators": devices.accelerators(),
+            "hardware": devices.describe_cpu(),
+            "versions": devices.versions(),
+            "data_kind": description.kind if description else "unknown",
+            "data_fingerprint": description.fingerprint if description else None,
+            "config": config.as_json(),
+            "command": command(config),
+        }
+
+
+def _value(variable: keras.Variable) -> np.ndarray:
+    """Return a variable's value, copied: PyTorch's arrays change with the variable."""
+    return np.array(ops.convert_to_numpy(variable))
+
+
+_SHOWN = ("loss", "accuracy", "validation_accuracy")
+
+
+def command(config: Config) -> str:
+    """Return the command line that repeats a run of the registry's models."""
+    words = ["cifarlib train", config.model_name]
+    for field in dataclasses.fields(config)[1:]:
+        value = getattr(config, field.name)
+        if value == field.default:
+            continue
+        if isinstance(value, tuple):
+            value = ",".join(value) or "none"
+        words.append(f"--{field.name.replace('_', '-')} {value}")
+    return " ".join(words)
+
+
+def _in_color(split: Split, color: str) -> np.ndarray:
+    pictures = np.asarray(split.images)
+    if pictures.dtype != np.uint8 or pictures.ndim != 4 or pictures.shape[1:3] != (32, 32):
+        raise InputError(
+            "train_split",
+            "uint8 images of shape (n, 32, 32, C)",
+            f"{pictures.dtype} {pictures.shape}",
+            "Give the images as load_cifar10 returns them; scaling is part of the network.",
+        )
+    if pictures.shape[-1] == models.CHANNELS[color]:
+        return np.ascontiguousarray(pictures)
+    if color == "gray" and pictures.shape[-1] == 3:
+        return images.to_grayscale(pictures)
+    found = f"{pictures.shape[-1]} channels"
+    raise InputError("train_split", f"images in {color}", found, "Choose the other color.")
+
+
+def _places(labels: np.ndarray, config: Config) -> tuple[np.ndarray, np.ndarray]:
+    """Return the places of the training and of the validation images."""
+    kept, held_out = np.arange(len(labels)), np.arange(0)
+    try:
+        if config.validation_fraction:
+            # Whatever the seed: the images that `split_validation` holds out by itself.
+            kept, held_out = validation_places(labels, config.validation_fraction)
+        if config.train_size is not None and config.train_size < len(kept):
+            unused = 1 - config.train_size / len(kept)
+            fewer, _ = validation_places(labels[kept], unused, config.seed)
+            kept = kept[fewer]
+    except ValueError as error:
+        advice = "Use more images or a larger share."
+        raise InputError("images", "some of every class", str(error), advice) from error
+    if config.train_size is not None and config.train_size > len(kept):
+        advice = "Ask for fewer, or hold fewer out."
+        raise InputError("train_size", f"at most {len(kept)}", str(config.train_size), advice)
+    return kept, held_out
+
+
+def _scaling(pictures: np.ndarray, kept: np.ndarray, config: Config) -> keras.layers.Rescaling:
+    """Return the first layer of the network, which knows the training images' statistics."""
+    if config.scaling == "unit":
+        return keras.layers.Rescaling(1 / 255)
+    statistics = images.channel_statistics(pictures[kept])
+    sd = np.maximum(statistics.std, 1e-3)
+    scale, offset = 1 / (255 * sd), -statistics.mean / sd
+    return keras.layers.Rescaling(scale.tolist(), offset.tolist())
+
+
+def _optimizer(config: Config, rate) -> keras.optimizers.Optimizer:
+    decay = config.weight_decay if config.weight_decay or config.optimizer == "adamw" else None
+    if config.optimizer == "sgd":
+        return keras.optimizers.SGD(rate, momentum=0.9, nesterov=True, weight_decay=decay)
+    kinds = {
+        "adamw": keras.optimizers.AdamW,
+        "adam": keras.optimizers.Adam,
+        "rmsprop": keras.optimizers.RMSprop,
+    }
+    return kinds[config.optimizer](rate, weight_decay=decay)
+
+
+def _validation_figures(labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:
+    logits = logits.astype(np.float64)
+    peak = logits.max(axis=1)
+    log_sum = peak + np.log(np.exp(logits - peak[:, None]).sum(axis=1))
+    loss = np.mean(log_sum - logits[np.arange(len(labels)), labels])
+    right = np.mean(logits.argmax(axis=1) == labels)
+    return {"validation_loss": float(loss), "validation_accuracy": float(right)}
