@@ -232,7 +232,9 @@ class _Learner(keras.Model):
         )
         self.averages = []
         if self.ema:
-            self.num_steps = self.add_weight(shape=(), trainable=False, aggregation="mean")
+            self.num_steps = self.add_weight(
+                shape=(), initializer="zeros", trainable=False, aggregation="mean"
+            )
             self.averages = [
                 self.add_weight(
                     shape=weight.shape,
@@ -253,6 +255,7 @@ class _Learner(keras.Model):
         """Do nothing: all parts are built, but Keras asks."""
 
     def call(self, places, training=False):
+        places = ops.cast(places, "int32")  # Keras tries with floats on several devices
         pictures = ops.cast(ops.take(self.pictures, places, axis=0), "float32")
         targets = ops.one_hot(ops.take(self.labels, places, axis=0), len(CLASS_NAMES))
         if training:

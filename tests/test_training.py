@@ -1,0 +1,496 @@
+"""Training: every field does something, kills leave no trace, and the test set stays closed."""
+
+import dataclasses
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+keras = pytest.importorskip("keras")
+
+from cifarlib import cli, models, recipes, runs, splits, training  # noqa: E402
+from cifarlib.errors import CifarlibError, InputError  # noqa: E402
+from cifarlib.splits import Split  # noqa: E402
+
+BACKEND = keras.backend.backend()
+TIMES = ["seconds", "images_per_second"]
+
+
+def narrow(x):
+    """Do little, with one layer of every kind that keeps a state."""
+    x = keras.layers.Conv2D(6, 3, strides=2, activation="relu")(x)
+    x = keras.layers.BatchNormalization(momentum=0.5)(x)
+    return keras.layers.Dropout(0.2)(keras.layers.GlobalAveragePooling2D()(x))
+
+
+def narrower(x):
+    """Do less."""
+    return keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(3, 3, strides=4)(x))
+
+
+def make_split(count=80) -> Split:
+    """Return images whose class is their brightness, more or less."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(count) % 10
+    noise = rng.integers(-12, 13, (count, 32, 32, 3))
+    return Split((labels[:, None, None, None] * 22 + 25 + noise).astype(np.uint8), labels)
+
+
+@pytest.fixture(scope="module")
+def split():
+    return make_split()
+
+
+BASE = {
+    "model": narrow,
+    "epochs": 3,
+    "batch_size": 16,
+    "validation_fraction": 0.25,
+    "learning_rate": 0.02,
+    "precision": "float32",
+}
+
+
+def config(**changes) -> training.Config:
+    return training.Config(**{**BASE, **changes})
+
+
+def outcome(run) -> tuple[list, list]:
+    """Return everything that must be equal, bit for bit, if two runs are."""
+    weights = [keras.ops.convert_to_numpy(weight).tolist() for weight in run.model.weights]
+    return weights, run.history.drop(columns=TIMES).to_numpy().tolist()
+
+
+@pytest.fixture(scope="module")
+def base_run(split):
+    return training.train(config(), split)
+
+
+def test_a_run_learns_what_can_be_learned(split):
+    run = training.train(config(epochs=25, learning_rate=0.05, ema=0.0), split)
+    assert run.history["loss"].iloc[-1] < run.history["loss"].iloc[0]
+    assert run.metrics["validation_accuracy"] > 0.25, "brightness tells the class"
+
+
+def test_equal_configurations_end_in_the_same_bits(split, base_run):
+    assert outcome(training.train(config(), split)) == outcome(base_run)
+
+
+# Each field with another value than in BASE.
+CHANGES = {
+    "model": narrower,
+    "color": "gray",
+    "seed": 1,
+    "epochs": 2,
+    "batch_size": 20,
+    "train_size": 50,
+    "validation_fraction": 0.5,
+    "scaling": "unit",
+    "augmentation": ("rotate",),
+    "augmentation_strength": 2.0,
+    "label_smoothing": 0.0,
+    "optimizer": "rmsprop",
+    "learning_rate": 0.01,
+    "weight_decay": 1.0,
+    "schedule": "cosine",
+    "warmup": 0.5,
+    "ema": 0.0,
+    "patience": 1,
+    "precision": "bfloat16",
+    "num_devices": 2,
+}
+
+
+def test_every_field_of_the_configuration_is_tested_for_its_effect():
+    assert list(CHANGES) == [field.name for field in dataclasses.fields(training.Config)]
+
+
+@pytest.mark.parametrize("field", [f for f in CHANGES if f not in ("patience", "num_devices")])
+def test_a_field_has_an_effect(field, split, base_run):
+    run = training.train(config(**{field: CHANGES[field]}), split)
+    assert outcome(run) != outcome(base_run)
+    assert np.isfinite(run.history["loss"]).all()
+
+
+def test_patience_stops_a_run_that_gets_no_better(split):
+    run = training.train(config(learning_rate=0.0, weight_decay=0.0, epochs=9, patience=2), split)
+    assert len(run.history) < 9 and run.metrics["stopped_early"]
+    assert len(run.history) == run.metrics["best_epoch"] + 2
+
+
+def test_the_other_schedules_set_the_rate(split):
+    rates = {
+        schedule: training.train(config(schedule=schedule, epochs=6), split).history
+        for schedule in ("constant", "plateau")
+    }
+    assert set(np.float32(rates["constant"]["learning_rate"])) == {np.float32(0.02)}
+    still = config(schedule="plateau", epochs=6, optimizer="sgd", weight_decay=0.0, augmentation=())
+    still = dataclasses.replace(still, learning_rate=1e-30)
+    fallen = training.train(still, split).history["learning_rate"].to_numpy()
+    assert fallen[-1] == pytest.approx(0.3e-30, rel=1e-3) and fallen[0] == pytest.approx(1e-30)
+
+
+def test_float16_scales_the_loss_and_learns(split):
+    run = training.train(config(precision="float16", epochs=2), split)
+    assert np.isfinite(run.history["loss"]).all()
+    assert run.metrics["precision"] == "float16"
+    assert {layer.compute_dtype for layer in run.model.layers} == {"float32"}
+
+
+@pytest.mark.parametrize("size", [10, 33])
+def test_a_training_set_smaller_than_a_batch_is_one_batch(split, size):
+    run = training.train(config(train_size=size, batch_size=64, epochs=1), split)
+    assert run.metrics["num_training_images"] == size
+
+
+def test_without_validation_images_the_last_epoch_is_kept(split):
+    run = training.train(config(validation_fraction=0.0), split)
+    assert "validation_loss" not in run.history and "validation_accuracy" not in run.metrics
+    assert run.metrics["best_epoch"] == 3 and run.metrics["num_training_images"] == 80
+
+
+def test_the_images_held_out_are_those_of_split_validation_whatever_the_seed(split, base_run):
+    _, validation = splits.split_validation(split, 0.25)
+    for run in (base_run, training.train(config(seed=5), split)):
+        logits = run.model.predict(validation.images, verbose=0)
+        found = np.mean(logits.argmax(axis=1) == validation.labels)
+        assert found == pytest.approx(run.metrics["validation_accuracy"])
+
+
+def test_validation_images_are_not_augmented_and_the_best_epoch_is_returned(split):
+    strong = config(augmentation=("rotate", "crop", "erase", "cutmix"), augmentation_strength=2.0)
+    run = training.train(strong, split)
+    best = run.history.iloc[run.metrics["best_epoch"] - 1]
+    assert best["validation_accuracy"] == run.history["validation_accuracy"].max()
+    # The plain network on plain pixels, beside what the training network said.
+    assert run.metrics["validation_loss"] == pytest.approx(best["validation_loss"], rel=1e-4)
+
+
+def test_the_network_takes_pixels_as_they_are_in_any_type(split, base_run):
+    pixels = split.images[:4]
+    as_bytes = base_run.model.predict(pixels, verbose=0)
+    as_floats = base_run.model.predict(pixels.astype(np.float32), verbose=0)
+    np.testing.assert_allclose(as_bytes, as_floats, atol=1e-5)
+
+
+def test_grayscale_runs_take_colour_images_and_gray_ones_alike(split):
+    from cifarlib import images
+
+    gray = Split(images.to_grayscale(split.images), split.labels)
+    runs_ = [training.train(config(color="gray", epochs=1), s) for s in (split, gray)]
+    assert outcome(runs_[0]) == outcome(runs_[1])
+    with pytest.raises(InputError, match="images in rgb"):
+        training.train(config(epochs=1), gray)
+
+
+def test_standardised_pixels_have_mean_0_and_deviation_1_on_the_images_trained_on(split):
+    run = training.train(config(epochs=1), split)
+    kept, _ = splits.split_validation(split, 0.25)
+    scaled = keras.ops.convert_to_numpy(run.model.layers[1](kept.images.astype(np.float32)))
+    np.testing.assert_allclose(scaled.mean(axis=(0, 1, 2)), 0, atol=1e-4)
+    np.testing.assert_allclose(scaled.std(axis=(0, 1, 2)), 1, atol=1e-4)
+
+
+def test_averaged_weights_follow_the_formula(split):
+    asked = config(ema=0.9)
+    learner = training._Learner(models.build(narrower), split.images, split.labels, asked)
+    weight = learner.network.trainable_variables[0]
+    expected = np.array(keras.ops.convert_to_numpy(weight))
+    for step in range(40):
+        now = np.full(weight.shape, step, np.float32)
+        weight.assign(now)
+        learner._average()
+        momentum = min(0.9, (1 + step) / (10 + step))
+        expected = expected * momentum + now * (1 - momentum)
+    found = keras.ops.convert_to_numpy(learner.averages[0])
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    with learner.averaged():
+        np.testing.assert_allclose(keras.ops.convert_to_numpy(weight), expected, rtol=1e-4)
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(weight), now)
+
+
+def test_weight_decay_spares_biases_and_normalisation(split):
+    # Without a gradient only decay moves weights: all images, one class, nothing to learn.
+    fields = {"optimizer": "sgd", "learning_rate": 0.1, "weight_decay": 0.5, "ema": 0.0}
+    session_config = config(**fields, schedule="constant", epochs=1)
+    session = training._Session(
+        session_config,
+        models.build(narrow),
+        "float32",
+        split.images,
+        split.labels.astype(np.int32),
+        np.arange(60),
+        np.arange(60, 80),
+    )
+    decayed = {
+        variable.path.split("/")[-1]
+        for variable in session.learner.network.trainable_variables
+        if session.optimizer._use_weight_decay(variable)
+    }
+    assert decayed == {"kernel"}
+
+
+def test_the_test_set_stays_closed(tiny, monkeypatch):
+    from cifarlib import data
+
+    train, test = tiny
+    monkeypatch.setattr(data, "load_cifar10", lambda: (Split(*train), splits.RecordedSplit(*test)))
+    training.train(config(validation_fraction=0.2, epochs=1))
+    assert splits.uses_of_test_set() == ()
+
+
+def test_a_folder_holds_the_run_and_reading_it_gives_the_same(split, base_run, tmp_path):
+    run = training.train(config(), split, folder=tmp_path / "run")
+    found = runs.read(tmp_path / "run")
+    assert outcome(run) == outcome(base_run)
+    assert outcome(found)[0] == outcome(run)[0]
+    np.testing.assert_allclose(
+        found.history.drop(columns=TIMES), run.history.drop(columns=TIMES), rtol=1e-15
+    )
+    assert found.metrics == json.loads(json.dumps(run.metrics))
+    names = {path.name for path in (tmp_path / "run").iterdir()} - {".lock"}
+    assert names == {"config.json", "history.csv", "metrics.json", "model.keras"}
+
+
+def test_a_run_is_never_overwritten_and_a_finished_one_is_returned(split, tmp_path):
+    training.train(config(epochs=1), split, folder=tmp_path / "run")
+    model = (tmp_path / "run" / "model.keras").read_bytes()
+    with pytest.raises(InputError, match="Resume it"):
+        training.train(config(epochs=1), split, folder=tmp_path / "run")
+    again = training.train(config(epochs=1), split, folder=tmp_path / "run", resume=True)
+    assert len(again.history) == 1
+    assert (tmp_path / "run" / "model.keras").read_bytes() == model
+
+
+@pytest.mark.parametrize("field", [f for f in CHANGES if f != "num_devices"])
+def test_resuming_another_configuration_names_the_field(field, split, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        stop_after(1, split, tmp_path / "run")
+    changed = config(**{field: CHANGES[field]})
+    with pytest.raises(InputError, match=f"with {field} = "):
+        training.train(changed, split, folder=tmp_path / "run", resume=True)
+
+
+def stop_after(num_epochs, split, folder, **changes):
+    """Train, and be interrupted after so many epochs."""
+    save = runs.RunFolder.save_checkpoint
+
+    def save_and_stop(self, arrays, history):
+        save(self, arrays, history)
+        if len(history) == num_epochs:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs.RunFolder, "save_checkpoint", save_and_stop)
+        training.train(config(**changes), split, folder=folder, resume=True)
+
+
+def test_resuming_with_other_images_is_refused(split, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        stop_after(1, split, tmp_path / "run")
+    other = Split(split.images.copy(), split.labels)
+    other.images[3, 0, 0, 0] ^= 1
+    with pytest.raises(InputError, match="with data = "):
+        training.train(config(), other, folder=tmp_path / "run", resume=True)
+
+
+@pytest.mark.parametrize("schedule", ["plateau", "one_cycle"])
+def test_an_interrupted_run_ends_as_if_it_had_not_been(schedule, split, tmp_path):
+    changes = {"schedule": schedule, "epochs": 6, "augmentation": ("flip", "mixup", "randaugment")}
+    whole = training.train(config(**changes), split)
+    for num_epochs in (2, 3):
+        with pytest.raises(KeyboardInterrupt):
+            stop_after(num_epochs, split, tmp_path / "run", **changes)
+    resumed = training.train(config(**changes), split, folder=tmp_path / "run", resume=True)
+    assert outcome(resumed) == outcome(whole)
+
+
+WORKER = """
+import sys
+sys.path.insert(0, {tests!r})
+from test_training import config, make_split
+from cifarlib import training
+asked = config(epochs=12, augmentation=("flip", "crop", "cutmix"))
+training.train(asked, make_split(), folder={folder!r}, resume=True)
+"""
+
+
+def test_a_run_killed_at_random_moments_ends_bit_identical(tmp_path):
+    folder = tmp_path / "run"
+    worker = WORKER.format(tests=str(Path(__file__).parent), folder=str(folder))
+    rng = random.Random(time.time_ns())
+    num_kills = 0
+    for attempt in range(20):
+        process = subprocess.Popen([sys.executable, "-c", worker], stderr=subprocess.DEVNULL)
+        if attempt < 4:
+            # Somewhere between the first checkpoint of this process and its end.
+            before = checkpoint_time(folder)
+            while process.poll() is None and checkpoint_time(folder) == before:
+                time.sleep(0.002)
+            time.sleep(rng.random() * 0.1)
+            process.send_signal(signal.SIGKILL)
+        num_kills += process.wait() == -signal.SIGKILL
+        if (folder / "metrics.json").exists():
+            break
+    assert num_kills, "every attempt finished before its kill"
+    asked = config(epochs=12, augmentation=("flip", "crop", "cutmix"))
+    whole = training.train(asked, make_split(), folder=tmp_path / "whole")
+    found, expected = runs.read(folder), runs.read(tmp_path / "whole")
+    assert outcome(found) == outcome(expected)
+    assert len(whole.history) == 12
+
+
+def checkpoint_time(folder: Path) -> int:
+    for name in ("checkpoint.npz", "metrics.json"):
+        try:
+            return (folder / name).stat().st_mtime_ns
+        except FileNotFoundError:
+            continue
+    return 0
+
+
+def poison(monkeypatch, epoch):
+    """Make the weights of an epoch not a number."""
+    train_epoch = training._Session._train_epoch
+
+    def train_poisoned(self, number, bar):
+        if number == epoch:
+            weight = self.learner.network.trainable_variables[0]
+            weight.assign(np.full(weight.shape, np.nan, np.float32))
+        return train_epoch(self, number, bar)
+
+    monkeypatch.setattr(training._Session, "_train_epoch", train_poisoned)
+
+
+def test_a_diverging_run_names_the_epoch_and_keeps_the_last_good_checkpoint(
+    split, tmp_path, monkeypatch, base_run
+):
+    with monkeypatch.context() as patch:
+        poison(patch, epoch=2)
+        with pytest.raises(training.DivergedError, match=r"not finite in epoch 2.*epoch 1 is kept"):
+            training.train(config(), split, folder=tmp_path / "run")
+    finished = training.train(config(), split, folder=tmp_path / "run", resume=True)
+    assert outcome(finished) == outcome(base_run)
+
+
+def test_a_run_diverges_by_itself_when_its_rate_is_absurd(split):
+    absurd = config(optimizer="sgd", learning_rate=100.0, schedule="constant", epochs=50)
+    unstable = dataclasses.replace(absurd, model=unnormalised, weight_decay=10.0)
+    with pytest.raises(training.DivergedError, match="smaller learning rate than 100"):
+        training.train(unstable, split)
+
+
+def unnormalised(x):
+    """Grow without bounds, if it is told to."""
+    for _ in range(3):
+        x = keras.layers.Conv2D(4, 3, strides=2)(x)
+    return keras.layers.GlobalAveragePooling2D()(x)
+
+
+def test_two_processes_do_not_train_in_one_folder(split, tmp_path):
+    with (
+        runs.claim(tmp_path / "run", {}, resume=False),
+        pytest.raises(CifarlibError, match="another process"),
+    ):
+        training.train(config(), split, folder=tmp_path / "run", resume=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"model": "resnet"}, "Did you mean resnet18"),
+        ({"color": "grey"}, "Did you mean gray"),
+        ({"schedule": "onecycle"}, "Did you mean one_cycle"),
+        ({"optimizer": "adamW"}, "Did you mean adamw"),
+        ({"augmentation": ("flips",)}, "Did you mean flip"),
+        ({"augmentation": ("flip", "flip")}, "each name once"),
+        ({"precision": "float8"}, "Did you mean float"),
+        ({"scaling": "standardised"}, "Did you mean standardized"),
+        ({"epochs": 0}, "epochs: expected a whole number from 1"),
+        ({"epochs": 2.5}, "whole number"),
+        ({"epochs": True}, "whole number"),
+        ({"epochs": None}, "whole number"),
+        ({"batch_size": "32"}, "whole number"),
+        ({"learning_rate": float("nan")}, "learning_rate"),
+        ({"validation_fraction": 1.0}, "from 0 to 0.9"),
+        ({"ema": 1.0}, "ema"),
+        ({"num_devices": 3, "batch_size": 16}, "a multiple of num_devices = 3"),
+    ],
+)
+def test_a_value_that_does_not_fit_is_refused_with_what_would(changes, told):
+    with pytest.raises(InputError, match=told):
+        config(**changes)
+
+
+def test_images_that_are_no_pixels_are_refused(split):
+    with pytest.raises(InputError, match="scaling is part of the network"):
+        training.train(config(), Split(split.images / 255, split.labels))
+
+
+def test_too_few_images_for_the_shares_asked_are_refused(split):
+    with pytest.raises(InputError, match="some of every class"):
+        training.train(config(validation_fraction=0.01), split)
+    with pytest.raises(InputError, match="train_size: expected at most 60, found 61"):
+        training.train(config(train_size=61), split)
+
+
+def test_more_devices_than_there_are_are_refused(split):
+    with pytest.raises(InputError, match="num_devices"):
+        training.train(config(num_devices=16), split)
+
+
+PARALLEL = """
+import os, sys
+if os.environ["KERAS_BACKEND"] == "tensorflow":
+    import tensorflow
+    cpu, = tensorflow.config.list_physical_devices("CPU")
+    two = [tensorflow.config.LogicalDeviceConfiguration()] * 2
+    tensorflow.config.set_logical_device_configuration(cpu, two)
+sys.path.insert(0, {tests!r})
+from test_training import config, make_split, narrower
+from cifarlib import training
+asked = config(model=narrower, num_devices={num_devices}, augmentation=())
+history = training.train(asked, make_split()).history
+print("losses", *history["loss"], *history["validation_loss"])
+"""
+
+
+@pytest.mark.skipif(BACKEND == "torch", reason="Keras shares batches on TensorFlow and JAX only")
+def test_two_devices_have_the_losses_of_one(tmp_path):
+    losses = {}
+    for num_devices in (1, 2):
+        program = PARALLEL.format(tests=str(Path(__file__).parent), num_devices=num_devices)
+        environment = {
+            **os.environ,
+            "KERAS_BACKEND": BACKEND,
+            "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+        }
+        command = [sys.executable, "-c", program]
+        found = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert found.returncode == 0, found.stderr[-3000:]
+        losses[num_devices] = [float(word) for word in found.stdout.split("losses")[1].split()]
+    assert len(losses[1]) == 6
+    np.testing.assert_allclose(losses[2], losses[1], rtol=2e-4)
+
+
+def test_the_command_of_a_run_asks_for_the_same_configuration():
+    asked = training.Config(
+        "baseline",
+        **recipes.find("published", "baseline"),
+        color="gray",
+        patience=3,
+        train_size=900,
+    )
+    words = training.command(asked).split()
+    assert words[:2] == ["cifarlib", "train"]
+    parsed = vars(cli._train_parser().parse_args(words[2:]))
+    for name in ("recipe", "output", "resume"):
+        parsed.pop(name)
+    assert training.Config(**parsed) == asked
