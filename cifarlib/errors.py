@@ -43,5 +43,6 @@ def nearest(name: object, known: Iterable[str]) -> str:
     >>> nearest("resnet", ["baseline", "resnet18"])
     'Did you mean resnet18?'
     """
-    found = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.4)
-    return f"Did you mean {found[0]}?" if found else "Choose one of these."
+    lowered = {word.lower(): word for word in known}
+    found = difflib.get_close_matches(str(name).lower(), lowered, n=1, cutoff=0.4)
+    return f"Did you mean {lowered[found[0]]}?" if found else "Choose one of these."

@@ -171,7 +171,7 @@ def stamp(text: str) -> str:
     """Return a page of Markdown with its marked places filled from the recorded results.
 
     A place is ``<!-- results: WHAT -->…<!-- end -->``, where WHAT is ``chapters``,
-    ``benchmarks``, ``linear`` or ``time NN``.
+    ``benchmarks``, ``linear``, ``networks`` or ``time NN``.
 
     Raises:
         KeyError: if a place asks for something unknown.
@@ -238,6 +238,23 @@ def _linear_table() -> str:
     return "\n".join(rows)
 
 
+def _networks_table() -> str:
+    rows = [
+        "| network | colour | recipe | test accuracy (%) | minutes a seed | images/s |",
+        "|---|---|---|--:|--:|--:|",
+    ]
+    found = [result for result in read_all() if result.name.startswith("network-")]
+    for result in sorted(found, key=lambda result: (result.color, result.mean)):
+        asked, speeds = result.details["config"], result.details["images_per_second"]
+        recipe = result.name.rpartition("-")[2]
+        minutes = result.seconds / 60 / len(result.values)
+        rows.append(
+            f"| {asked['model']} | {asked['color']} | {recipe}, {asked['epochs']} epochs | "
+            f"{_accuracy(result)} | {minutes:.0f} | {statistics.median(speeds):,.0f} |"
+        )
+    return "\n".join(rows)
+
+
 def _accuracy(result: Result | None) -> str:
     """Return an accuracy in percent, with spread and number of seeds where there are several."""
     if result is None:
@@ -251,6 +268,7 @@ _PLACES = {
     "chapters": _chapters_table,
     "benchmarks": _benchmarks_table,
     "linear": _linear_table,
+    "networks": _networks_table,
 }
 
 

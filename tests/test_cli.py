@@ -1,11 +1,14 @@
 """The command line: exit statuses, one line of error, JSON alone on standard output."""
 
 import argparse
+import dataclasses
 import json
 import re
 import sys
 import warnings
+from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from cifarlib import __version__, cli, data
@@ -89,7 +92,10 @@ def test_examples_in_the_help_are_understood(command, capsys):
     for example in capsys.readouterr().out.rpartition("Example: ")[2].split("&&"):
         program, *words = example.split()
         assert program == "cifarlib"
-        cli._parser().parse_args(words)
+        _, rest = cli._parser().parse_known_args(words)
+        if rest:
+            assert words[0] == "train"
+            cli._train_parser().parse_args(rest)
 
 
 def test_version_is_told(capsys):
@@ -305,3 +311,78 @@ def test_every_model_is_listed_with_what_it_reproduces(capsys):
     assert all(
         model["reproduces"] in line for model, line in zip(described.values(), lines, strict=True)
     )
+
+
+# cifarlib train and evaluate
+
+TRAIN = ["train", "baseline", "--validation-fraction", "0.2", "--batch-size", "10"]
+
+
+@pytest.fixture
+def synthetic_source(monkeypatch):
+    monkeypatch.setenv("CIFARLIB_SOURCE", "synthetic")
+
+
+def test_a_run_is_trained_judged_and_never_trained_over(synthetic_source, capsys):
+    assert cli.main([*TRAIN, "--epochs", "2", "--color", "gray"]) == 0
+    output, errors = capsys.readouterr()
+    assert output.startswith("2 epochs in ") and "of 10 validation images" in output
+    assert "THESE ARE NOT PHOTOGRAPHS" in errors
+    run = Path("runs/baseline-gray-0")
+    assert f"next: cifarlib evaluate {run}" in output
+    assert len(pd.read_csv(run / "history.csv")) == 2
+
+    assert cli.main(["evaluate", str(run), "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["num_test_images"] == 20 and 0 <= figures["accuracy"] <= 1
+    assert figures == json.loads((run / "evaluation.json").read_text())
+    assert cli.main(["evaluate", str(run)]) == 0
+    output = capsys.readouterr().out
+    assert f"{figures['accuracy']:.2%} of 20 test images right" in output
+    assert "airplane" in output and "Report: " in output
+
+    assert cli.main([*TRAIN, "--epochs", "2", "--color", "gray"]) == 2
+    assert "Resume it (--resume), or name another folder" in capsys.readouterr().err
+    assert cli.main([*TRAIN, "--epochs", "3", "--color", "gray", "--resume"]) == 2
+    assert "expected a run with epochs = 3, found 2" in capsys.readouterr().err
+    assert cli.main([*TRAIN, "--epochs", "2", "--color", "gray", "--resume"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["train", "resnet"], "Did you mean resnet18"),
+        (["train", "baseline", "--color", "grey"], "Did you mean gray"),
+        (["train", "baseline", "--schedule", "step"], "constant, plateau, cosine, one_cycle"),
+        (["train", "vit_tiny", "--recipe", "published"], "a model with a published recipe"),
+        (["train", "baseline", "--recipe", "moderne"], "Did you mean modern"),
+        (["evaluate", "nowhere"], "the folder of a run"),
+    ],
+    ids=" ".join,
+)
+def test_what_cannot_be_trained_or_judged_is_told_in_one_line(arguments, told, capsys):
+    assert cli.main(arguments) == 2
+    output, errors = capsys.readouterr()
+    assert output == "" and errors.count("\n") == 1 and told in errors
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["train"], ["train", "baseline", "--epochs", "many"], ["train", "baseline", "--epoch", "3"]],
+    ids=" ".join,
+)
+def test_arguments_that_train_does_not_take_are_bad_input(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == 2
+    assert re.fullmatch(r"cifarlib train: .*--help\)\n", capsys.readouterr().err)
+
+
+def test_train_has_a_flag_for_every_field_of_the_configuration(capsys):
+    from cifarlib import training
+
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--help"])
+    told = capsys.readouterr().out
+    for field in dataclasses.fields(training.Config):
+        assert f"--{field.name.replace('_', '-')}" in told or field.name == "model"

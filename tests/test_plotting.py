@@ -89,3 +89,39 @@ def test_a_map_shows_thumbnails_that_do_not_cover_each_other(tiny):
     gaps = np.abs(places[:, None] - places[None]).max(axis=-1) + np.eye(len(places))
     assert gaps.min() > 0.05
     assert set(data.CLASS_NAMES) <= set(texts(figure).split())
+
+
+def make_history(num_epochs, *, validation=True) -> pd.DataFrame:
+    history = {"epoch": range(1, num_epochs + 1)}
+    for name in ("loss", "accuracy"):
+        history[name] = np.linspace(0.2, 0.6, num_epochs)
+        if validation:
+            history[f"validation_{name}"] = [0.5, 0.7, 0.6][:num_epochs]
+    return pd.DataFrame(history)
+
+
+def test_curves_show_both_splits_in_percent_and_name_the_best_epoch():
+    figure = plotting.plot_history(make_history(3), "baseline")
+    loss, accuracy = figure.axes
+    assert [line.get_label() for line in loss.lines] == ["training, augmented", "validation"]
+    np.testing.assert_allclose(accuracy.lines[1].get_ydata(), [50, 70, 60])
+    assert "best: epoch 2, 70.0%" in texts(figure) and "baseline" in texts(figure)
+    assert loss.get_xlabel() == accuracy.get_xlabel() == "epoch"
+
+
+@pytest.mark.parametrize("num_epochs", [1, 3])
+def test_curves_without_validation_show_training_alone(num_epochs):
+    figure = plotting.plot_history(make_history(num_epochs, validation=False))
+    assert [len(ax.lines) for ax in figure.axes] == [1, 1]
+    is_marked = figure.axes[0].lines[0].get_marker() != "None"
+    assert is_marked == (num_epochs == 1), "a single epoch would be invisible as a line"
+
+
+def test_reliability_is_drawn_in_percent_beside_the_diagonal():
+    table = pd.DataFrame({"confidence": [0.3, 0.9], "right": [0.2, 0.8], "images": [4, 6]})
+    figure = plotting.plot_reliability({"as trained": table})
+    diagonal, line = figure.axes[0].lines
+    np.testing.assert_array_equal(diagonal.get_xdata(), diagonal.get_ydata())
+    np.testing.assert_allclose(line.get_xdata(), [30, 90])
+    np.testing.assert_allclose(line.get_ydata(), [20, 80])
+    assert "as trained" in texts(figure)

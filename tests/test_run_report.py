@@ -1,0 +1,86 @@
+"""The report of a finished run: its figures beside their definitions, its page as a file."""
+
+import json
+import re
+
+import matplotlib
+import numpy as np
+import pytest
+
+keras = pytest.importorskip("keras")
+matplotlib.use("Agg")
+
+from cifarlib import data, run_report, splits, training  # noqa: E402
+from cifarlib.errors import InputError  # noqa: E402
+from cifarlib.splits import CLASS_NAMES  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings("ignore::cifarlib.data.SyntheticDataWarning")
+
+
+def small(x):
+    """Look at the image once."""
+    x = keras.layers.Conv2D(4, 3, strides=2, activation="relu")(x)
+    return keras.layers.GlobalAveragePooling2D()(x)
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    monkeypatch.setenv("CIFARLIB_SOURCE", "synthetic")
+    config = training.Config(small, color="gray", epochs=2, batch_size=10, validation_fraction=0.2)
+    return training.train(config, folder=tmp_path / "run")
+
+
+def test_figures_are_those_of_the_saved_network_on_the_test_images(run):
+    splits.forget_uses_of_test_set()
+    report = run_report.evaluate(run.folder)
+    assert len(splits.uses_of_test_set()) == 1, "one look at the test set"
+    _, test = data.load_cifar10()
+    from cifarlib import images
+
+    logits = run.model.predict(images.to_grayscale(test.images), verbose=0)
+    answers = logits.argmax(axis=1)
+    figures = report.figures
+    assert figures["accuracy"] == pytest.approx(np.mean(answers == test.labels))
+    assert figures["num_test_images"] == 20 and figures["data_kind"] == "synthetic"
+    assert figures["interval_95"][0] < figures["accuracy"] < figures["interval_95"][1]
+    for true, row in figures["confusions"].items():
+        for answer, count in row.items():
+            pair = CLASS_NAMES.index(true), CLASS_NAMES.index(answer)
+            assert count == np.sum((test.labels == pair[0]) & (answers == pair[1]))
+    worst = figures["top_confusions"][0]
+    row = figures["confusions"][worst["true_class"]]
+    assert worst["percent"] == pytest.approx(100 * row[worst["answer"]] / sum(row.values()))
+    assert json.loads((run.folder / "evaluation.json").read_text()) == figures
+
+
+def test_the_page_is_one_file_that_shows_curves_confusions_and_mistakes(run):
+    page = run_report.evaluate(run.folder).page.read_text(encoding="utf-8")
+    for heading in ("Learning", "Classes", "Confusions", "Confidence", "Its surest mistakes"):
+        assert f"<h2>{heading}</h2>" in page
+    assert page.count("data:image/png;base64,") == 5, "three figures, mistakes and their maps"
+    assert not re.search(r'(src|href)="(?!data:)', page), "nothing to be fetched"
+    assert 'class="synthetic"' in page
+
+
+def test_a_run_on_other_images_is_not_judged_on_these(run):
+    path = run.folder / "metrics.json"
+    metrics = json.loads(path.read_text())
+    path.write_text(json.dumps({**metrics, "data_fingerprint": "0" * 64}))
+    with pytest.raises(InputError, match="Set CIFARLIB_SOURCE"):
+        run_report.evaluate(run.folder)
+    assert not (run.folder / "evaluation.json").exists()
+
+
+def test_an_unfinished_run_is_not_judged(run):
+    (run.folder / "metrics.json").unlink()
+    with pytest.raises(InputError, match="--resume"):
+        run_report.evaluate(run.folder)
+
+
+def test_a_run_without_validation_images_keeps_its_temperature(monkeypatch, tmp_path):
+    monkeypatch.setenv("CIFARLIB_SOURCE", "synthetic")
+    config = training.Config(small, epochs=1, batch_size=10, validation_fraction=0)
+    training.train(config, folder=tmp_path / "run")
+    figures = run_report.evaluate(tmp_path / "run").figures
+    assert figures["temperature"] == 1.0
+    assert figures["calibration_error_scaled"] == figures["calibration_error"]
