@@ -7,7 +7,10 @@ BIN := $(VENV)/bin
 # Two makes started together must not install into one environment at the same time.
 LOCK := $(shell command -v flock >/dev/null 2>&1 && echo "flock .venv.lock")
 
-.PHONY: notebooks test lab record benchmarks environment clean
+# On Linux plain torch brings gigabytes for GPUs; name a CPU build where there is one.
+TORCH ?= torch
+
+.PHONY: notebooks test test-backends lab record benchmarks environment clean
 
 notebooks: environment
 	$(BIN)/cifarlib data fetch
@@ -19,6 +22,16 @@ test: environment
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest
 	CIFARLIB_PROFILE=quick $(BIN)/python -m pytest --nbval-lax --nbval-current-env notebooks
+
+# The modules that use Keras, on the other two backends.
+BACKEND_TESTS := $(foreach name,models explain augmentation schedules compute runs training,\
+    tests/test_$(name).py)
+
+test-backends: environment
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[backends]'
+	KERAS_BACKEND=jax $(BIN)/python -m pytest $(BACKEND_TESTS)
+	KERAS_BACKEND=torch $(BIN)/python -m pytest $(BACKEND_TESTS)
 
 lab: environment
 	$(BIN)/jupyter lab notebooks
@@ -32,6 +45,7 @@ benchmarks: environment
 	$(BIN)/python benchmarks/data.py --record
 	$(BIN)/python benchmarks/grid.py --record
 	$(BIN)/python benchmarks/linear.py --record
+	$(BIN)/python benchmarks/training.py --record
 
 environment:
 	@# An environment does not survive that its folder is moved.

@@ -151,17 +151,51 @@ def _page(run: runs.Run, figures, pictures, labels, logits) -> str:
         for name, values in (("as trained", probabilities), ("temperature-scaled", scaled))
     }
     classes = pd.DataFrame(figures["per_class"]).T.astype({"images": int})
+    worst = figures["top_confusions"][0]
     parts = [
-        ("Learning", _picture(plotting.plot_history(run.history))),
-        ("Classes", classes.to_html(float_format="{:.3f}".format, border=0)),
-        ("Confusions", _picture(confusion)),
-        ("Confidence", _picture(plotting.plot_reliability(reliability))),
-        ("Its surest mistakes", _mistakes(run, pictures, labels, probabilities)),
-        ("Repeat it", f"<pre>{html.escape(json.dumps(run.metrics, indent=2))}</pre>"),
+        (
+            "Learning",
+            "Training images are changed before each look, and their loss counts smoothed labels; "
+            "validation images are shown as they are. The saved network is that of the best epoch.",
+            _picture(plotting.plot_history(run.history)),
+        ),
+        (
+            "Classes",
+            "Precision: how many of the images called so are such. Recall: how many of such "
+            "images are called so. In the last row each class counts the same.",
+            classes.to_html(float_format="{:.3f}".format, border=0),
+        ),
+        (
+            "Confusions",
+            f"The largest number off the diagonal: {worst['percent']:.1f} % of "
+            f"{worst['true_class']} images are taken for {worst['answer']}.",
+            _picture(confusion),
+        ),
+        (
+            "Confidence",
+            f"Above the dotted line it is right more often than it believes. Dividing the scores "
+            f"by {figures['temperature']:.2f}, a number fitted on validation images, changes the "
+            f"calibration error from {figures['calibration_error']:.3f} to "
+            f"{figures['calibration_error_scaled']:.3f} and no answer.",
+            _picture(plotting.plot_reliability(reliability)),
+        ),
+        (
+            "Its surest mistakes",
+            "Of all its wrong answers, those it was surest of.",
+            _mistakes(run, pictures, labels, probabilities),
+        ),
+        (
+            "Repeat it",
+            "The command, and everything that was known when the run ended.",
+            f"<pre>{html.escape(json.dumps(run.metrics, indent=2))}</pre>",
+        ),
     ]
     title = f"{figures['model']}, {figures['color']}, seed {figures['seed']}"
     kind = ' class="synthetic"' if figures["data_kind"] == "synthetic" else ' class="facts"'
-    body = "".join(f"<section><h2>{name}</h2>{content}</section>" for name, content in parts)
+    body = "".join(
+        f"<section><h2>{name}</h2><p>{html.escape(told)}</p>{content}</section>"
+        for name, told, content in parts
+    )
     told = f"{_told_accuracy(figures)}. {figures['data_kind']}; {figures['hardware']}"
     return report.page(
         title, f"<h1>{html.escape(title)}</h1><p{kind}>{html.escape(told)}</p>{body}"
@@ -174,8 +208,8 @@ def _mistakes(run: runs.Run, pictures, labels, probabilities) -> str:
     if not len(worst):
         return "<p>None.</p>"
     captions = [
-        f"{CLASS_NAMES[labels[i]]},\nnot {CLASS_NAMES[probabilities[i].argmax()]} "
-        f"({probabilities[i].max():.0%})"
+        f"{CLASS_NAMES[labels[i]]}\ntaken for {CLASS_NAMES[probabilities[i].argmax()]}\n"
+        f"{probabilities[i].max() * 100:.0f} % sure"
         for i in worst
     ]
     layout = {"num_columns": 8, "inches": 1.15}
