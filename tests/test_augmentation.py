@@ -144,16 +144,16 @@ def test_restored_state_changes_images_as_before(names):
 
 
 def test_equal_seeds_change_images_equally_and_others_otherwise():
-    images = noise(8, 12, 12, 3)
-    first, _ = change(NAMES, images, seed=3)
-    np.testing.assert_array_equal(first, change(NAMES, images, seed=3)[0])
-    assert not np.array_equal(first, change(NAMES, images, seed=4)[0])
+    names, images = ("flip", "erase", "mixup"), noise(8, 12, 12, 3)
+    first, _ = change(names, images, seed=3)
+    np.testing.assert_array_equal(first, change(names, images, seed=3)[0])
+    assert not np.array_equal(first, change(names, images, seed=4)[0])
 
 
 def test_the_order_of_the_names_does_not_matter():
-    images = noise(8, 12, 12, 3)
-    expected = change(NAMES, images)
-    for found, wanted in zip(change(NAMES[::-1], images), expected, strict=True):
+    names, images = ("shift", "crop", "flip", "cutmix"), noise(8, 12, 12, 3)
+    expected = change(names, images)
+    for found, wanted in zip(change(names[::-1], images), expected, strict=True):
         np.testing.assert_array_equal(found, wanted)
 
 
@@ -178,9 +178,9 @@ def test_small_strengths_give_numbers(name, strength):
         assert np.isfinite(part).all()
 
 
-@each_alone_and_all
-def test_it_works_compiled(names):
-    augment, images, labels = layer(*names), noise(6, 12, 12, 3), one_hot(6)
+@each_alone
+def test_it_works_compiled(name):
+    augment, images, labels = layer(name), noise(6, 12, 12, 3), one_hot(6)
     apply(augment, images, labels)
     if BACKEND == "tensorflow":
         import tensorflow
@@ -235,11 +235,11 @@ def test_keras_is_told_the_shapes_without_computing():
 
 def test_it_computes_in_float32_whatever_the_policy():
     policy = keras.config.dtype_policy()
-    images = noise(8, 12, 12, 3)
-    expected = change(NAMES, images)
+    names, images = ("rotate", "erase", "mixup"), noise(8, 12, 12, 3)
+    expected = change(names, images)
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
-        found = change(NAMES, images)
+        found = change(names, images)
     finally:
         keras.config.set_dtype_policy(policy)
     for part, wanted in zip(found, expected, strict=True):
@@ -582,13 +582,13 @@ def test_randaugment_makes_twelve_changes_equally_often_and_no_other(one_round):
     told = [explained(image, changed, 6) for changed in found]
     assert None not in told
     counts = Counter(name for name, _ in told)
-    few = counts.pop("none", 0)  # posterised to as many levels as before
+    # Posterised to as many levels as before, or solarised above the brightest pixel.
+    assert counts.pop("none", 0) < 60
     assert set(counts) == {
         *(*FACTORS, "autocontrast", "posterize", "solarize"),
         *("shear x", "shear y", "shift x", "shift y", "turn"),
     }
-    counts["posterize"] += few
-    assert min(counts.values()) > 20 and max(counts.values()) < 90, "50 and some"
+    assert min(counts.values()) > 15 and max(counts.values()) < 85, "about 50 of each"
     largest = dict.fromkeys(FACTORS, 0.6)
     largest |= {"shear x": 0.15, "shear y": 0.15, "shift x": 2.4, "shift y": 2.4, "turn": 15}
     for name, most in largest.items():

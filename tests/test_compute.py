@@ -1,0 +1,645 @@
+"""Prepared copies beside the plain network, fused kernels beside Keras's own, faked hardware."""
+
+import inspect
+import os
+import re
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+keras = pytest.importorskip("keras")
+
+from keras import layers, ops  # noqa: E402
+
+from cifarlib import compute, models  # noqa: E402
+from cifarlib.errors import InputError  # noqa: E402
+
+BACKEND = keras.backend.backend()
+SHAPE = (8, 8, 3)
+# One rounding each: 8, 11 and 24 bits; a few layers add up some of them.
+TOLERANCE = {"float32": 0.0, "bfloat16": 0.05, "float16": 0.01}
+LOW = ("bfloat16", "float16")
+
+only_tensorflow = pytest.mark.skipif(BACKEND != "tensorflow", reason="TensorFlow's fused kernel")
+each_precision = pytest.mark.parametrize("precision", compute.PRECISIONS)
+
+
+def numpy_of(tensor) -> np.ndarray:
+    return np.array(ops.convert_to_numpy(ops.cast(tensor, "float32")))
+
+
+def values(variables) -> list[np.ndarray]:
+    return [numpy_of(variable) for variable in variables]
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(0).normal(0.5, 1, (6, *SHAPE)).astype(np.float32)
+
+
+def filled(network: keras.Model) -> keras.Model:
+    """Give every weight a value of its own, biases and statistics too."""
+    rng = np.random.default_rng(1)
+    for weight in network.weights:
+        middle = 1.0 if "gamma" in weight.name or "variance" in weight.name else 0.0
+        weight.assign(middle + rng.normal(0, 0.2, weight.shape))
+    return network
+
+
+# Small designs, each with kinds of layers of its own
+
+
+def plain(x):
+    x = layers.MaxPooling2D(2)(layers.Conv2D(4, 3, activation="relu")(layers.Rescaling(0.5)(x)))
+    return layers.Dropout(0.5)(layers.Dense(5, activation="relu")(layers.Flatten()(x)))
+
+
+def residual(x):
+    shortcut = layers.BatchNormalization()(layers.Conv2D(4, 1, use_bias=False)(x))
+    x = layers.BatchNormalization()(layers.Conv2D(4, 3, padding="same", use_bias=False)(x))
+    x = layers.AveragePooling2D(2)(layers.ReLU()(layers.Add()([x, shortcut])))
+    return layers.GlobalAveragePooling2D()(x)
+
+
+def squeezed(x):
+    hidden = layers.DepthwiseConv2D(3, padding="same", use_bias=False)(layers.Conv2D(4, 1)(x))
+    hidden = layers.Activation("silu")(layers.BatchNormalization()(hidden))
+    excited = layers.GlobalAveragePooling2D(keepdims=True)(hidden)
+    excited = layers.Conv2D(4, 1, activation="sigmoid")(excited)
+    return layers.Flatten()(layers.Multiply()([hidden, excited]))
+
+
+def attending(x):
+    x = models.PositionEmbedding()(layers.Reshape((-1, 6))(layers.Conv2D(6, 4, strides=4)(x)))
+    normalised = layers.LayerNormalization(epsilon=1e-6)(x)
+    x = layers.Add()([x, layers.MultiHeadAttention(2, 3)(normalised, normalised)])
+    return layers.GlobalAveragePooling1D()(layers.Dense(6, activation="gelu")(x))
+
+
+def dense(x):
+    return layers.BatchNormalization()(layers.Dense(7)(layers.Flatten()(x)))
+
+
+SMALL = (plain, residual, squeezed, attending, dense)
+
+
+def functional(design) -> keras.Model:
+    inputs = keras.Input(SHAPE, name="images")  # named as the registry does
+    logits = layers.Dense(10, dtype="float32", name="logits")(design(inputs))
+    return filled(keras.Model(inputs, logits, name=design.__name__))
+
+
+each_design = pytest.mark.parametrize("design", SMALL, ids=lambda design: design.__name__)
+
+
+def assert_computes_the_same(prepared, network, images, precision) -> None:
+    expected, found = numpy_of(network(images)), numpy_of(prepared(images))
+    if precision == "float32":
+        np.testing.assert_array_equal(found, expected)
+    else:
+        tolerance = TOLERANCE[precision] * np.abs(expected).max()
+        np.testing.assert_allclose(found, expected, atol=tolerance)
+        assert not np.array_equal(found, expected), "nothing was computed in fewer bits"
+
+
+def test_the_small_designs_have_every_kind_of_layer_of_the_registry():
+    kinds = set(re.findall(r"\blayers\.(\w+)\(", inspect.getsource(models))) - {"Layer"}
+    small = {type(layer).__name__ for design in SMALL for layer in functional(design).layers}
+    assert kinds <= small
+
+
+# Prepared copies
+
+
+@each_precision
+@each_design
+def test_the_copy_computes_what_the_network_does(design, precision, images):
+    network = functional(design)
+    before = values(network.weights)
+    prepared = compute.prepare(network, precision)
+    assert prepared is not network and prepared.name == network.name
+    assert [layer.name for layer in prepared.layers] == [layer.name for layer in network.layers]
+    assert_computes_the_same(prepared, network, images, precision)
+    for one, other in zip(network.weights, prepared.weights, strict=True):
+        assert one is not other
+        assert (one.path, one.shape, one.trainable) == (other.path, other.shape, other.trainable)
+        assert other.dtype == "float32"
+    for value, kept in zip(values(network.weights), before, strict=True):
+        np.testing.assert_array_equal(value, kept)
+
+
+@pytest.mark.parametrize("precision", LOW)
+@each_design
+def test_all_but_the_first_scaling_and_the_outputs_compute_in_few_bits(design, precision):
+    for layer in compute.prepare(functional(design), precision).layers:
+        if isinstance(layer, (layers.Rescaling, layers.InputLayer)) or layer.name == "logits":
+            assert layer.compute_dtype == "float32"
+        else:
+            assert layer.compute_dtype == precision, layer.name
+
+
+def test_the_network_itself_stays_in_float32(images):
+    network = functional(residual)
+    expected = numpy_of(network(images))
+    prepared = compute.prepare(network, "bfloat16")
+    for weight in prepared.weights:
+        weight.assign(numpy_of(weight) + 1)
+    assert {layer.compute_dtype for layer in network.layers} == {"float32"}
+    assert all(type(layer).__module__.startswith("keras.") for layer in network.layers)
+    np.testing.assert_array_equal(numpy_of(network(images)), expected)
+
+
+@each_precision
+def test_outputs_are_float32_whatever_the_last_layer(precision, images):
+    inputs = keras.Input(SHAPE)
+    x = layers.Dense(4)(layers.Flatten()(inputs))
+    for outputs in (layers.Dense(10)(x), layers.Softmax()(x), layers.BatchNormalization()(x)):
+        network = filled(keras.Model(inputs, outputs))
+        prepared = compute.prepare(network, precision)
+        assert keras.backend.standardize_dtype(prepared(images).dtype) == "float32"
+        assert_computes_the_same(prepared, network, images, precision)
+
+
+@pytest.mark.parametrize("precision", LOW)
+def test_pixels_are_scaled_before_they_are_rounded(precision):
+    """200.3 and 200.4 are one number in few bits; in units of their difference they are not."""
+    inputs = keras.Input(SHAPE)
+    scaling = layers.Rescaling(10.0, -2003.0)
+    network = keras.Model(inputs, layers.Dense(1)(layers.Flatten()(scaling(inputs))))
+    network.set_weights([np.ones((192, 1)) / 192, np.zeros(1)])
+    prepared = compute.prepare(network, precision)
+    found = numpy_of(prepared(np.stack([np.full(SHAPE, 200.3), np.full(SHAPE, 200.4)])))
+    np.testing.assert_allclose(found.ravel(), [0, 1], atol=0.02)
+
+
+@each_precision
+def test_a_normalisation_keeps_its_statistics_and_its_precision(precision, images):
+    inputs = keras.Input(SHAPE)
+    normalization = layers.Normalization(mean=[0.1, 0.2, 0.3], variance=[1.0, 2.0, 3.0])
+    hidden = layers.Dense(4)(layers.Flatten()(normalization(inputs)))
+    network = keras.Model(inputs, layers.Dense(4)(hidden))
+    prepared = compute.prepare(filled(network), precision)
+    assert prepared.layers[1].compute_dtype == "float32"
+    assert_computes_the_same(prepared, network, images, precision)
+
+
+@each_precision
+def test_a_sequential_network_can_be_prepared(precision, images):
+    network = keras.Sequential(
+        [
+            keras.Input(SHAPE),
+            layers.Rescaling(0.5),
+            layers.Conv2D(4, 3),
+            layers.BatchNormalization(),
+            layers.Flatten(),
+            layers.Dense(10),
+        ]
+    )
+    prepared = compute.prepare(filled(network), precision)
+    assert_computes_the_same(prepared, network, images, precision)
+    assert keras.backend.standardize_dtype(prepared(images).dtype) == "float32"
+    assert prepared.layers[1].compute_dtype == precision
+
+
+def nested(x):
+    inputs = keras.Input(SHAPE)
+    inner = layers.BatchNormalization()(layers.Conv2D(4, 3, name="inside")(inputs))
+    block = keras.Model(inputs, layers.Dropout(0.5)(inner), name="block")
+    return layers.Flatten()(block(x))
+
+
+@each_precision
+def test_networks_within_the_network_are_prepared_too(precision, images):
+    network = functional(nested)
+    prepared = compute.prepare(network, precision)
+    assert_computes_the_same(prepared, network, images, precision)
+    block = prepared.get_layer("block")
+    assert block.get_layer("inside").compute_dtype == precision
+    assert network.get_layer("block").get_layer("inside").compute_dtype == "float32"
+
+
+def shared(x):
+    conv, normalise = layers.Conv2D(3, 3, padding="same"), layers.BatchNormalization()
+    return layers.Flatten()(normalise(conv(normalise(conv(x)))))
+
+
+@each_precision
+def test_layers_used_twice_stay_one_layer(precision, images):
+    network = functional(shared)
+    prepared = compute.prepare(network, precision)
+    assert len(prepared.weights) == len(network.weights)
+    assert_computes_the_same(prepared, network, images, precision)
+
+
+@pytest.mark.parametrize("precision", LOW)
+def test_outputs_of_a_layer_used_twice_are_float32(precision, images):
+    inputs = keras.Input(SHAPE)
+    layer = layers.Dense(3)
+    network = filled(keras.Model(inputs, layer(layers.ReLU()(layer(inputs)))))
+    prepared = compute.prepare(network, precision)
+    assert keras.backend.standardize_dtype(prepared(images).dtype) == "float32"
+
+
+def with_operators(x):
+    """Add and multiply as Python does, which makes operations where others have layers."""
+    hidden = ops.relu(layers.Conv2D(3, 3, padding="same")(x) + x)
+    return layers.Flatten()(hidden * 0.5)
+
+
+@each_precision
+def test_operations_between_layers_are_no_obstacle(precision, images):
+    network = functional(with_operators)
+    assert_computes_the_same(compute.prepare(network, precision), network, images, precision)
+
+
+@each_precision
+def test_what_is_frozen_stays_frozen(precision):
+    network = functional(residual)
+    for layer in network.layers[1:3]:
+        layer.trainable = False
+    prepared = compute.prepare(network, precision)
+    names = [variable.path for variable in network.trainable_variables]
+    assert [variable.path for variable in prepared.trainable_variables] == names
+    assert len(names) < len(functional(residual).trainable_variables)
+
+
+def test_regularizers_and_settings_stay():
+    inputs = keras.Input(SHAPE)
+    x = layers.Conv2D(4, 3, kernel_regularizer=keras.regularizers.L2(0.1))(inputs)
+    x = layers.BatchNormalization(momentum=0.7, epsilon=0.01)(x)
+    network = filled(keras.Model(inputs, layers.Dense(2)(layers.Flatten()(x))))
+    prepared = compute.prepare(network, "bfloat16")
+    kernel = numpy_of(network.layers[1].kernel)
+    assert float(prepared.losses[0]) == pytest.approx(0.1 * np.square(kernel).sum(), rel=1e-3)
+    assert (prepared.layers[2].momentum, prepared.layers[2].epsilon) == (0.7, 0.01)
+
+
+def trained(network, images, num_steps=3) -> list[float]:
+    """Train a few steps and return their losses."""
+    labels = np.array([3, 1, 4, 1, 5, 9])
+    network.compile(
+        keras.optimizers.SGD(0.05),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        jit_compile=compute.jit_compile(),
+    )
+    losses = [float(network.train_on_batch(images, labels)) for _ in range(num_steps)]
+    assert np.isfinite(losses).all()
+    return losses
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("design", [residual, attending])
+def test_what_the_copy_has_learned_can_be_put_back(design, precision, images):
+    network = functional(design)
+    before = values(network.weights)
+    prepared = compute.prepare(network, precision)
+    losses = trained(prepared, images, num_steps=4)
+    assert losses[-1] < losses[0]
+    network.set_weights(values(prepared.weights))
+    changed = zip(before, values(network.weights), strict=True)
+    assert any(not np.array_equal(*pair) for pair in changed)
+    expected, found = numpy_of(prepared(images)), numpy_of(network(images))
+    tolerance = {"float32": 0, "bfloat16": 0.05}[precision] * np.abs(expected).max()
+    np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance)
+
+
+def test_training_the_copy_is_training_the_network(images):
+    network = functional(residual)
+    prepared = compute.prepare(network, "float32")
+    expected, found = trained(network, images), trained(prepared, images)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    for pair in zip(values(prepared.weights), values(network.weights), strict=True):
+        np.testing.assert_allclose(*pair, atol=1e-4)
+
+
+def test_random_layers_draw_from_a_seed_that_repeats():
+    """Without one, PyTorch draws from a state that no checkpoint holds."""
+
+    def dropped(seed):
+        keras.utils.set_random_seed(seed)
+        inputs = keras.Input((500,))
+        network = keras.Model(inputs, layers.Dropout(0.5)(inputs))
+        prepared = compute.prepare(network, "float32")
+        assert prepared.layers[1].get_config()["seed"] is not None
+        state = [np.array(ops.convert_to_numpy(v)) for v in prepared.layers[1].variables]
+        draw = [numpy_of(prepared(np.ones((1, 500)), training=True)) for _ in range(2)]
+        assert not np.array_equal(*draw)
+        keras.utils.set_random_seed(seed + 100)
+        for variable, value in zip(prepared.layers[1].variables, state, strict=True):
+            variable.assign(value)
+        again = numpy_of(prepared(np.ones((1, 500)), training=True))
+        np.testing.assert_array_equal(again, draw[0])
+        return draw[0]
+
+    np.testing.assert_array_equal(dropped(1), dropped(1))
+    assert not np.array_equal(dropped(1), dropped(2))
+
+
+def test_a_seed_that_was_given_stays():
+    inputs = keras.Input((5,))
+    network = keras.Model(inputs, layers.Dropout(0.5, seed=42)(inputs))
+    assert compute.prepare(network, "float32").layers[1].seed == 42
+
+
+# Fused batch normalisation
+
+
+def normaliser(**options) -> keras.Model:
+    inputs = keras.Input((None, None, 5))
+    return filled(keras.Model(inputs, layers.BatchNormalization(**options)(inputs)))
+
+
+def learned(network, batch, weights):
+    """Return outputs in training mode and gradients of their weighted sum."""
+    import tensorflow
+
+    batch = tensorflow.constant(batch)
+    with tensorflow.GradientTape() as tape:
+        tape.watch(batch)
+        outputs = network(batch, training=True)
+        total = tensorflow.reduce_sum(tensorflow.cast(outputs, "float32") * weights)
+    variables = [variable.value for variable in network.trainable_variables]
+    return numpy_of(outputs), values(tape.gradient(total, [batch, *variables]))
+
+
+@only_tensorflow
+@pytest.mark.parametrize("shape", [(4, 6, 7, 5), (1, 3, 3, 5), (2, 1, 1, 5), (1, 2, 1, 5)])
+@pytest.mark.parametrize("momentum", [0.99, 0.5])
+def test_the_fused_kernel_does_what_keras_does(shape, momentum):
+    rng = np.random.default_rng(2)
+    batch = rng.normal(rng.normal(0, 2, 5), rng.uniform(0.5, 3, 5), shape).astype(np.float32)
+    weights = rng.normal(size=shape).astype(np.float32)
+    network = normaliser(momentum=momentum)
+    prepared = compute.prepare(network, "float32")
+    assert type(prepared.layers[1]) is compute._FusedBatchNormalization
+    for _ in range(2):
+        (expected, gradients), (found, others) = (
+            learned(each, batch, weights) for each in (network, prepared)
+        )
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+        for pair in zip(others, gradients, strict=True):
+            np.testing.assert_allclose(*pair, rtol=1e-3, atol=1e-3)
+        for pair in zip(values(prepared.weights), values(network.weights), strict=True):
+            np.testing.assert_allclose(*pair, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(numpy_of(prepared(batch)), numpy_of(network(batch)), atol=1e-5)
+
+
+@only_tensorflow
+@pytest.mark.parametrize("precision", compute.PRECISIONS)
+def test_moving_statistics_are_those_of_numpy_in_float32(precision):
+    batch = np.random.default_rng(3).normal(2, 3, (4, 5, 6, 5)).astype(np.float32)
+    prepared = compute.prepare(normaliser(momentum=0.9), "float32")
+    inner = prepared.layers[1]
+    if precision != "float32":
+        inner = type(inner).from_config({**inner.get_config(), "dtype": f"mixed_{precision}"})
+        inner.build(batch.shape)
+        inner.set_weights(prepared.get_weights())
+    before = {name: numpy_of(getattr(inner, name)) for name in ("moving_mean", "moving_variance")}
+    outputs = inner(batch, training=True)
+    assert keras.backend.standardize_dtype(outputs.dtype) == precision
+    mean, variance = batch.mean(axis=(0, 1, 2)), batch.var(axis=(0, 1, 2))
+    tolerance = 1e-5 if precision == "float32" else 2e-3
+    for name, statistic in (("moving_mean", mean), ("moving_variance", variance)):
+        expected = 0.9 * before[name] + 0.1 * statistic
+        np.testing.assert_allclose(numpy_of(getattr(inner, name)), expected, rtol=tolerance)
+    gamma, beta = numpy_of(inner.gamma), numpy_of(inner.beta)
+    expected = gamma * (batch - mean) / np.sqrt(variance + 1e-3) + beta
+    tolerance = {"float32": 1e-4, "bfloat16": 0.05, "float16": 0.01}[precision]
+    np.testing.assert_allclose(numpy_of(outputs), expected, atol=tolerance)
+
+
+@only_tensorflow
+def test_a_frozen_normalisation_is_not_moved_by_training():
+    batch = np.random.default_rng(3).normal(2, 3, (4, 5, 6, 5)).astype(np.float32)
+    network = normaliser()
+    network.layers[1].trainable = False
+    prepared = compute.prepare(network, "float32")
+    before = values(prepared.weights)
+    np.testing.assert_array_equal(
+        numpy_of(prepared(batch, training=True)), numpy_of(network(batch))
+    )
+    for pair in zip(values(prepared.weights), before, strict=True):
+        np.testing.assert_array_equal(*pair)
+
+
+@only_tensorflow
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"axis": 3},
+        {"axis": 1},
+        {"axis": 2},
+        {"scale": False},
+        {"center": False},
+        {"epsilon": 1e-6},
+        {"renorm": True, "renorm_clipping": {"rmin": 0.9, "rmax": 1.1, "dmax": 0.1}},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_settings_that_the_kernel_does_not_know_are_still_obeyed(options):
+    rng = np.random.default_rng(4)
+    batch = rng.normal(1, 1e-3 if "epsilon" in options else 2, (2, 5, 5, 5)).astype(np.float32)
+    inputs = keras.Input((5, 5, 5))
+    try:
+        network = keras.Model(inputs, layers.BatchNormalization(**options)(inputs))
+    except (TypeError, ValueError):
+        pytest.skip("this Keras does not know it")
+    prepared = compute.prepare(filled(network), "float32")
+    expected, found = (numpy_of(each(batch, training=True)) for each in (network, prepared))
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
+    for pair in zip(values(prepared.weights), values(network.weights), strict=True):
+        np.testing.assert_allclose(*pair, rtol=1e-5, atol=1e-6)
+
+
+@only_tensorflow
+def test_a_normalisation_across_devices_is_not_replaced_by_one_within_each():
+    prepared = compute.prepare(normaliser(synchronized=True), "float32")
+    assert type(prepared.layers[1]) is layers.BatchNormalization
+
+
+@only_tensorflow
+def test_a_normalisation_of_rows_or_of_somebody_elses_kind_is_left_alone():
+    class Mine(layers.BatchNormalization):
+        pass
+
+    inputs = keras.Input((5, 5, 5))
+    for outputs in (Mine()(inputs), layers.BatchNormalization()(layers.Reshape((25, 5))(inputs))):
+        prepared = compute.prepare(keras.Model(inputs, outputs), "float32")
+        assert type(prepared.layers[-1]) is not compute._FusedBatchNormalization
+
+
+@pytest.mark.skipif(BACKEND == "tensorflow", reason="TensorFlow has a fused kernel")
+def test_elsewhere_keras_normalises_itself():
+    prepared = compute.prepare(normaliser(), "float32")
+    assert type(prepared.layers[1]) is layers.BatchNormalization
+
+
+# What this machine is good at
+
+
+@pytest.fixture
+def machine(monkeypatch, tmp_path):
+    """Return a function that fakes accelerators, their capability and /proc/cpuinfo."""
+    compute.best_precision.cache_clear()
+
+    def fake(accelerators=(), capability=None, cpu_info=None) -> str:
+        monkeypatch.setattr(compute.devices, "accelerators", lambda: list(accelerators))
+        path = tmp_path / "cpuinfo"
+        if cpu_info is not None:
+            path.write_text(cpu_info)
+        monkeypatch.setattr(compute, "Path", lambda name: path)
+        _fake_capability(monkeypatch, capability)
+        return compute.best_precision()
+
+    yield fake
+    compute.best_precision.cache_clear()
+
+
+def _fake_capability(monkeypatch, capability) -> None:
+    if BACKEND == "tensorflow":
+        import tensorflow
+
+        gpus = ["a GPU"] if capability else []
+        details = {"compute_capability": capability} if capability else {}
+        config = tensorflow.config
+        monkeypatch.setattr(config, "list_physical_devices", lambda kind=None: gpus)
+        monkeypatch.setattr(config.experimental, "get_device_details", lambda device: details)
+    elif BACKEND == "jax":
+        import jax
+
+        device = SimpleNamespace()
+        if capability:
+            device.compute_capability = ".".join(map(str, capability))
+        monkeypatch.setattr(jax, "devices", lambda: [device])
+    else:
+        import torch
+
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: capability)
+
+
+@pytest.mark.parametrize(
+    ("capability", "expected"),
+    [
+        ((6, 1), "float32"),
+        ((7, 0), "float16"),
+        ((7, 5), "float16"),
+        ((8, 0), "bfloat16"),
+        ((8, 9), "bfloat16"),
+        ((9, 0), "bfloat16"),
+        ((10, 0), "bfloat16"),
+        ((12, 0), "bfloat16"),
+    ],
+)
+def test_a_gpu_computes_in_what_its_generation_is_fast_in(machine, capability, expected):
+    assert machine(["GPU:0"], capability) == expected
+
+
+def test_an_accelerator_of_another_kind_computes_in_bfloat16(machine):
+    assert machine(["TPU:0"]) == "bfloat16"
+
+
+X86 = "processor\t: 0\nmodel name\t: {}\nflags\t\t: fpu sse avx512f avx512bw {}amx_tile\n"
+ARM = "processor\t: 0\nFeatures\t: fp asimd {}svebf16\n"
+
+
+@pytest.mark.parametrize(
+    ("cpu_info", "has_it"),
+    [
+        (X86.format("Intel", "avx512_bf16 "), True),
+        (X86.format("Intel", "amx_bf16 "), True),
+        (X86.format("Intel", ""), False),
+        (X86.format("A processor called avx512_bf16x", ""), False),
+        (ARM.format("bf16 "), True),
+        (ARM.format(""), False),
+        ("", False),
+        (None, False),
+    ],
+)
+def test_a_processor_computes_in_bfloat16_where_it_and_the_backend_can(machine, cpu_info, has_it):
+    expected = "bfloat16" if has_it and BACKEND != "jax" else "float32"
+    assert machine(cpu_info=cpu_info) == expected
+
+
+def test_tensorflow_leaves_xla_out_on_a_processor_only(monkeypatch):
+    monkeypatch.setattr(compute.devices, "accelerators", list)
+    assert compute.jit_compile() == (False if BACKEND == "tensorflow" else "auto")
+    monkeypatch.setattr(compute.devices, "accelerators", lambda: ["GPU:0"])
+    assert compute.jit_compile() == "auto"
+
+
+# Several devices
+
+
+def test_one_device_changes_nothing():
+    with compute.parallel(1):
+        network = functional(dense)
+        assert keras.distribution.distribution() is None
+    assert type(network.weights[0]) is type(functional(dense).weights[0])
+
+
+@pytest.mark.skipif(BACKEND == "torch", reason="refused altogether")
+def test_more_devices_than_there_are_are_refused():
+    with (
+        pytest.raises(InputError, match=r"num_devices: expected at most \d+, found 99"),
+        compute.parallel(99),
+    ):
+        raise AssertionError("not refused")
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="TensorFlow and JAX can")
+def test_several_devices_are_refused_on_pytorch():
+    with pytest.raises(InputError, match="TensorFlow or JAX"), compute.parallel(2):
+        raise AssertionError("not refused")
+
+
+SCRIPT = """
+import sys
+if {backend!r} == "tensorflow":
+    import tensorflow
+    processor = tensorflow.config.list_physical_devices("CPU")[0]
+    half = tensorflow.config.LogicalDeviceConfiguration()
+    tensorflow.config.set_logical_device_configuration(processor, [half, half])
+import keras
+import numpy as np
+from cifarlib import compute
+
+def network():
+    inputs = keras.Input((3,))
+    return keras.Model(inputs, keras.layers.Dense(2, kernel_initializer="ones")(inputs))
+
+def trained(model):
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    x = np.arange(24, dtype="float32").reshape(8, 3) / 24
+    model.fit(x, x[:, :2], batch_size=8, shuffle=False, verbose=0, epochs=2)
+    return keras.ops.convert_to_numpy(model.layers[1].kernel)
+
+expected = trained(network())
+with compute.parallel(2):
+    model = network()
+    if {backend!r} == "jax":
+        assert keras.distribution.distribution().device_mesh.shape == (2,)
+    else:
+        assert tensorflow.distribute.get_strategy().num_replicas_in_sync == 2
+        assert "Mirrored" in type(model.layers[1].kernel.value).__name__
+    found = trained(model)
+np.testing.assert_allclose(found, expected, rtol=1e-5)
+try:
+    with compute.parallel(2):
+        raise ZeroDivisionError
+except ZeroDivisionError:
+    pass
+assert keras.distribution.distribution() is None
+if {backend!r} == "tensorflow":
+    assert tensorflow.distribute.get_strategy().num_replicas_in_sync == 1
+print("two devices")
+"""
+
+
+@pytest.mark.skipif(BACKEND == "torch", reason="refused on PyTorch")
+def test_two_devices_learn_what_one_does(run_python):
+    flags = "--xla_force_host_platform_device_count=2"
+    options = {"XLA_FLAGS": flags, "CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
+    process = run_python(SCRIPT.format(backend=BACKEND), env={**os.environ, **options})
+    output, errors = process.communicate(timeout=120)
+    assert output.split() == ["two", "devices"], errors
