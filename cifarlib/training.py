@@ -185,14 +185,12 @@ def train(
     keras.utils.set_random_seed(config.seed)
     network = models.build(config.model, config.color, scaling)
     precision = compute.best_precision() if config.precision == "auto" else config.precision
-    # The names of layers count up within a process; the shapes are what makes a design.
-    design = [[type(layer).__name__, layer.count_params()] for layer in network.layers]
     asked = {
         **config.as_json(),
         "precision": precision,
         "backend": keras.backend.backend(),
-        "design": hashlib.sha256(json.dumps(design).encode()).hexdigest()[:12],
-        "data": hashlib.sha256(pictures.tobytes() + labels.tobytes()).hexdigest()[:12],
+        "design": _digest(_described(network)),
+        "data": _digest(pictures, labels),
     }
     claim = runs.claim(Path(folder), asked, resume=resume) if folder else contextlib.nullcontext()
     with claim as run_folder:
@@ -534,6 +532,22 @@ def _places(labels: np.ndarray, config: Config) -> tuple[np.ndarray, np.ndarray]
         advice = "Ask for fewer, or hold fewer out."
         raise InputError("train_size", f"at most {len(kept)}", str(config.train_size), advice)
     return kept, held_out
+
+
+def _described(network: keras.Model) -> bytes:
+    """Return what tells designs apart. Layers' names do not: they count up within a process."""
+    layers = [
+        [type(layer).__name__, {**layer.get_config(), "name": None}, layer.output.shape]
+        for layer in network.layers
+    ]
+    return json.dumps(layers, default=str).encode()
+
+
+def _digest(*contents: bytes | np.ndarray) -> str:
+    digest = hashlib.sha256()
+    for content in contents:
+        digest.update(content)
+    return digest.hexdigest()[:12]
 
 
 def _scaling(pictures: np.ndarray, kept: np.ndarray, config: Config) -> keras.layers.Rescaling:

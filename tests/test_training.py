@@ -292,6 +292,20 @@ def stop_after(num_epochs, split, folder, **changes):
         training.train(config(**changes), split, folder=folder, resume=True)
 
 
+def test_resuming_another_design_of_the_same_name_is_refused(split, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        stop_after(1, split, tmp_path / "run")
+
+    def other(x):
+        x = keras.layers.Conv2D(6, 3, strides=2, activation="tanh")(x)
+        x = keras.layers.BatchNormalization(momentum=0.5)(x)
+        return keras.layers.Dropout(0.2)(keras.layers.GlobalAveragePooling2D()(x))
+
+    other.__name__ = "narrow"
+    with pytest.raises(InputError, match="with design = "):
+        training.train(config(model=other), split, folder=tmp_path / "run", resume=True)
+
+
 def test_resuming_with_other_images_is_refused(split, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         stop_after(1, split, tmp_path / "run")

@@ -1,0 +1,98 @@
+"""Recipes beside what the projects published, and beside what training accepts."""
+
+import pytest
+
+keras = pytest.importorskip("keras")
+
+from cifarlib import augmentation, models, recipes, training  # noqa: E402
+from cifarlib.errors import InputError  # noqa: E402
+
+# From ../shared/reference/seed-models.md: optimizer, batch size, epochs, share held out; None
+# where nothing is told.
+TOLD = {
+    "baseline": ("rmsprop", 32, 50, None),
+    "baseline_regularized": ("rmsprop", 32, 50, None),
+    "small_cnn": ("adam", 64, 25, None),
+    "small_cnn_two_blocks": ("adam", 64, 25, None),
+    "vgg6": ("rmsprop", 256, 31, 0.3),
+    "vgg6_dropout": ("rmsprop", 256, 31, 0.3),
+    "dense_net": ("adam", 128, 15, 0.2),
+    "residual_cnn": (None, None, None, None),
+    "resnet18": (None, None, 82, None),
+}
+
+every_recipe = pytest.mark.parametrize("model", TOLD)
+
+
+def test_every_model_with_a_published_recipe_has_one_and_no_other():
+    assert set(recipes.PUBLISHED) == set(TOLD) <= set(models.DESIGNS)
+
+
+@every_recipe
+def test_a_published_recipe_is_what_was_told(model):
+    recipe = recipes.find("published", model)
+    names = ("optimizer", "batch_size", "epochs", "validation_fraction")
+    for name, told in zip(names, TOLD[model], strict=True):
+        if told is not None:
+            assert recipe[name] == told, name
+
+
+@every_recipe
+def test_a_published_recipe_holds_images_out_and_adds_nothing_that_nobody_told(model):
+    config = training.Config(model, **recipes.find("published", model))
+    assert config.model == model
+    assert config.validation_fraction > 0, "none of them may choose epochs on the test set"
+    assert (config.label_smoothing, config.weight_decay, config.ema) == (0, 0, 0)
+    assert config.scaling == "unit"
+    assert config.patience is None and config.train_size is None
+
+
+@every_recipe
+def test_the_learning_rate_is_the_one_that_keras_takes_by_itself(model):
+    config = training.Config(model, **recipes.find("published", model))
+    optimizer = {"adam": keras.optimizers.Adam, "rmsprop": keras.optimizers.RMSprop}
+    default = optimizer[config.optimizer]().learning_rate
+    assert config.learning_rate == pytest.approx(float(keras.ops.convert_to_numpy(default)))
+
+
+def test_only_the_residual_network_was_augmented_with_turns_shifts_and_flips():
+    for model in TOLD:
+        names = recipes.find("published", model)["augmentation"]
+        assert set(names) == ({"rotate", "shift", "flip"} if model == "residual_cnn" else set())
+    assert (augmentation.MAX_DEGREES, augmentation.MAX_SHIFT) == (15, 0.1)
+    config = training.Config("residual_cnn", **recipes.find("published", "residual_cnn"))
+    assert config.augmentation_strength == 1
+
+
+def test_only_the_deep_residual_network_has_a_schedule_that_waits_for_plateaus():
+    for model in TOLD:
+        schedule = recipes.find("published", model)["schedule"]
+        assert schedule == ("plateau" if model == "resnet18" else "constant")
+
+
+@pytest.mark.parametrize("model", models.DESIGNS)
+def test_the_modern_recipe_is_what_training_does_by_itself(model):
+    found = recipes.find("modern", model)
+    assert training.Config(model, **found) == training.Config(model)
+
+
+def test_what_is_done_to_a_found_recipe_stays_there():
+    found = recipes.find("published", "baseline")
+    expected = dict(found)
+    found["epochs"] = 1
+    try:
+        assert recipes.find("published", "baseline") == expected
+        assert recipes.find("published", "baseline_regularized") == expected
+    finally:
+        found["epochs"] = expected["epochs"]
+
+
+@pytest.mark.parametrize(("asked", "meant"), [("publish", "published"), ("Modern", "modern")])
+def test_an_unknown_recipe_is_told_the_nearest(asked, meant):
+    with pytest.raises(InputError, match=f"Did you mean {meant}"):
+        recipes.find(asked, "baseline")
+
+
+def test_a_model_without_a_published_recipe_is_told_those_with_one():
+    with pytest.raises(InputError, match=r"baseline, .*resnet18.*found 'vit_tiny'.*modern"):
+        recipes.find("published", "vit_tiny")
