@@ -18,9 +18,9 @@ import numpy as np
 from cifarlib import data, devices, models, results, training
 from cifarlib.splits import Split, split_validation
 
-SIZE, EPOCHS, SEEDS = 8_000, 3, [0, 1]
+SIZE, EPOCHS, SEEDS = 8_000, 4, [0, 1]
 HELD_OUT = 0.25
-BATCH = 128
+BATCH = 256
 RATE = 2e-3
 KINDS = {"ours": None, "Keras": "auto", "Keras with XLA": True}
 

@@ -256,11 +256,12 @@ def _networks_table() -> str:
 
 
 def _accuracy(result: Result | None) -> str:
-    """Return an accuracy in percent, with spread and number of seeds where there are several."""
+    """Return an accuracy in percent, with spread and number of seeds where it depends on them."""
     if result is None:
         return "not run"
-    spread = f" ± {result.sd * 100:.1f} (n = {len(result.values)})" if result.sd else ""
-    return f"{result.mean * 100:.1f}{spread}"
+    spread = "" if result.sd is None else f" ± {result.sd * 100:.1f}"
+    count = "" if result.seeds is None else f" (n = {len(result.values)})"
+    return f"{result.mean * 100:.1f}{spread}{count}"
 
 
 _PLACES = {
