@@ -36,6 +36,7 @@ class Augmentation(keras.layers.Layer):
         super().__init__(**{"dtype": "float32", **options})
         check_names(names)
         self.names, self.strength = tuple(names), strength
+        names = names if strength else ()
         steps = []
         if {"rotate", "shift"} & set(names):  # one resampling for both: each of two would blur
             degrees = MAX_DEGREES * strength if "rotate" in names else 0
@@ -117,7 +118,8 @@ class Affine(_Random):
     def call(self, images, labels):
         """Change a batch, as `Augmentation`."""
         angle = self.draw(images, low=-1.0) * math.radians(self.max_degrees)
-        shift = self.draw(images, 2, low=-1.0) * self.max_shift * images.shape[1]
+        size = ops.convert_to_tensor([images.shape[2], images.shape[1]], "float32")
+        shift = self.draw(images, 2, low=-1.0) * self.max_shift * size
         cos, sin = ops.cos(angle), ops.sin(angle)
         matrices = ops.stack([cos, -sin, shift[:, 0], sin, cos, shift[:, 1]], axis=1)
         return warp(images, ops.reshape(matrices, (-1, 2, 3))), labels
@@ -151,7 +153,8 @@ class RandAugment(_Random):
     out: a histogram for each image would take longer than all the rest.
 
     Args:
-        strength: scales all changes; 1 is about magnitude 9 of 30.
+        strength: scales all changes but autocontrast, which has no amount; 1 is about magnitude
+            9 of 30.
     """
 
     NUM_ROUNDS = 2
@@ -169,7 +172,7 @@ class RandAugment(_Random):
     def _change_once(self, images):
         amount = self.draw(images, low=-1.0) * self.strength  # signed: to either side
         a = amount[:, None, None, None]
-        size = images.shape[1]
+        height, width = images.shape[1:3]
         changes = [
             ops.clip(images * (1 + 0.6 * a), 0, 255),  # brightness
             _blend(ops.mean(images, axis=(1, 2, 3), keepdims=True), images, 1 + 0.6 * a),
@@ -177,15 +180,15 @@ class RandAugment(_Random):
             _blend(_blurred(images), images, 1 + 0.6 * a),  # sharpness
             _stretched(images),  # autocontrast
             _posterized(images, ops.abs(a)),
-            ops.where(images >= 255 * (1 - 0.5 * ops.abs(a)), 255 - images, images),  # solarise
+            ops.where(images > 255 * (1 - 0.5 * ops.abs(a)), 255 - images, images),  # solarise
         ]
         zero, one = ops.zeros_like(amount), ops.ones_like(amount)
         turn = amount * math.radians(15)
         moves = [
             (one, 0.15 * amount, zero, zero, one, zero),  # shear
             (one, zero, zero, 0.15 * amount, one, zero),
-            (one, zero, 0.15 * size * amount, zero, one, zero),  # shift
-            (one, zero, zero, zero, one, 0.15 * size * amount),
+            (one, zero, 0.15 * width * amount, zero, one, zero),  # shift
+            (one, zero, zero, zero, one, 0.15 * height * amount),
             (ops.cos(turn), -ops.sin(turn), zero, ops.sin(turn), ops.cos(turn), zero),
         ]
         choice = ops.floor(self.draw(images) * (len(changes) + len(moves)))
@@ -232,12 +235,24 @@ class MixUp(_Random):
 
     def call(self, images, labels):
         """Change a batch, as `Augmentation`."""
-        count = ops.shape(images)[0]
-        share = keras.random.beta((count,), self.alpha, self.alpha, seed=self.random)
-        share = ops.cast(share, "float32")[:, None]
+        share = self._share(images)[:, None]
         # Batches are drawn at random: the batch backwards is as good as shuffled.
         labels = _blend(ops.flip(labels, axis=0), labels, share)
         return _blend(ops.flip(images, axis=0), images, share[:, :, None, None]), labels
+
+    def _share(self, images):
+        """Draw from the Beta distribution, which XLA does not have on TensorFlow.
+
+        Jöhnk's method (1964) in logarithms: of two powers of uniform numbers the first pair
+        that adds up to less than 1. A pair is refused about once in twenty for 0.2, so that
+        eight are enough.
+        """
+        uniform = self.draw(images, 2, 8, low=1e-7)
+        powers = ops.log(uniform) / self.alpha
+        accepted = ops.sum(ops.exp(powers), axis=1) <= 1
+        first = ops.argmax(ops.cast(accepted, "int32"), axis=1)
+        pair = ops.take_along_axis(powers, ops.reshape(first, (-1, 1, 1)), axis=2)[:, :, 0]
+        return ops.sigmoid(pair[:, 0] - pair[:, 1])
 
 
 class CutMix(_Random):
@@ -344,10 +359,11 @@ def _blurred(images):
 
 
 def _stretched(images):
-    """Return each image's channels stretched to the whole range."""
+    """Return each image's channels stretched to the whole range, flat ones as they are."""
     low = ops.min(images, axis=(1, 2), keepdims=True)
     high = ops.max(images, axis=(1, 2), keepdims=True)
-    return (images - low) * (255 / ops.maximum(high - low, 1))
+    stretched = (images - low) * (255 / ops.maximum(high - low, 1))
+    return ops.where(high > low, stretched, images)
 
 
 def _posterized(images, amount):

@@ -60,13 +60,17 @@ def prepare(network: keras.Model, precision: str) -> keras.Model:
     Returns:
         An uncompiled model with the same layers' names and order of weights.
     """
-    outputs = {id(tensor) for tensor in network.outputs}
-    keeps_float32 = (keras.layers.Rescaling, keras.layers.Normalization)
+    last = {id(tensor._keras_history.operation) for tensor in network.outputs}
+    scalings = (keras.layers.Rescaling, keras.layers.Normalization)
+    kept = {id(layer) for layer in network.layers if isinstance(layer, scalings)}
 
-    def copy(layer: keras.Layer) -> keras.Layer:
+    def copy(layer: keras.Operation) -> keras.Operation:
+        if not isinstance(layer, keras.Layer):
+            return type(layer).from_config(layer.get_config())  # such as x + y
+        if isinstance(layer, keras.Model):
+            return keras.models.clone_model(layer, clone_function=copy)
         settings = layer.get_config()
-        is_output = not isinstance(layer, keras.Model) and id(layer.output) in outputs
-        if precision != "float32" and not is_output and not isinstance(layer, keeps_float32):
+        if precision != "float32" and id(layer) not in last | kept:
             settings["dtype"] = f"mixed_{precision}"
         if "seed" in settings and settings["seed"] is None:
             # Without a seed Keras lets PyTorch draw from a state that no checkpoint holds.
@@ -157,6 +161,8 @@ def _can_fuse(layer: keras.Layer) -> bool:
         and layer.axis in (-1, 3)
         and layer.scale
         and layer.center
+        and not getattr(layer, "renorm", False)
+        and not layer.synchronized
     )
 
 

@@ -72,4 +72,4 @@ def find(name: str, model: str) -> dict[str, Any]:
         advice = "Leave --recipe out: modern suits every model."
         told = f"a model with a published recipe ({', '.join(PUBLISHED)})"
         raise InputError("recipe published", told, repr(model), advice)
-    return PUBLISHED[model]
+    return dict(PUBLISHED[model])

@@ -12,7 +12,9 @@ Each is written whole or not at all, and no run is ever overwritten. Not for tra
 import contextlib
 import io
 import json
+import re
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,6 +45,13 @@ class Run(NamedTuple):
     folder: Path | None
 
 
+# What zipfile and NumPy raise for a file with bytes missing or changed.
+_DAMAGE = (
+    *(OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError),  # and NotImplementedError
+    *(zipfile.BadZipFile, zlib.error),
+)
+
+
 class RunFolder:
     """A run's folder, held by this process; made by `claim`."""
 
@@ -57,7 +66,8 @@ class RunFolder:
     def save_checkpoint(self, arrays: Mapping[str, np.ndarray], history: list[dict]) -> None:
         """Replace the checkpoint, and write the history beside it."""
         with files.replacing(self.path / "checkpoint.npz") as file:
-            np.savez(file, history=np.array(json.dumps(history)), **arrays)
+            about = {"history": history, "arrays": sorted(arrays)}
+            np.savez(file, about=np.array(json.dumps(about)), **arrays)
         self._write_history(history)
 
     def load_checkpoint(self) -> tuple[dict[str, np.ndarray], list[dict]] | None:
@@ -72,8 +82,11 @@ class RunFolder:
         try:
             with np.load(path, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
-            history = json.loads(str(arrays.pop("history")))
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            about = json.loads(str(arrays.pop("about")))
+            if about["arrays"] != sorted(arrays):
+                raise ValueError("arrays are missing")
+            history = about["history"]
+        except _DAMAGE as error:
             advice = "Delete the folder and start the run again."
             raise InputError(path, "a checkpoint", f"a damaged file ({error})", advice) from error
         return arrays, history
@@ -124,18 +137,23 @@ def claim(path: Path, asked: dict[str, Any], *, resume: bool) -> Iterator[RunFol
         raise InputError(path, "a folder to write to", str(error), "Name another.") from error
     try:
         _check_claim(path, asked, resume)
-        for leftover in [*path.glob(".checkpoint.npz.*"), *path.glob(".new.keras")]:
-            leftover.unlink()
+        for entry in path.iterdir():
+            if _is_leftover(entry.name):
+                entry.unlink()
         files.write_text(path / "config.json", json.dumps(asked, indent=2) + "\n")
         yield RunFolder(path)
     finally:
         lock.release()
+        if not (path / "config.json").exists():  # it was not ours to lock
+            with contextlib.suppress(OSError):
+                (path / ".lock").unlink()
 
 
 def _check_claim(path: Path, asked: dict[str, Any], resume: bool) -> None:
     config = path / "config.json"
     if not config.exists():
-        if strangers := [entry.name for entry in path.iterdir() if entry.name != ".lock"]:
+        names = [entry.name for entry in path.iterdir()]
+        if strangers := [name for name in names if name != ".lock" and not _is_leftover(name)]:
             found = f"other files ({sorted(strangers)[0]})"
             raise InputError(path, "a run, or an empty folder", found, "Name another folder.")
         return
@@ -160,13 +178,19 @@ def _check_claim(path: Path, asked: dict[str, Any], resume: bool) -> None:
             )
 
 
-def _leaves(value: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield the fields of nested objects by their own names, which do not clash."""
+def _is_leftover(name: str) -> bool:
+    """Tell whether a file was being written when its process was killed."""
+    pattern = r"\.(config\.json|checkpoint\.npz|history\.csv|metrics\.json)\.\d+|\.new\.keras"
+    return re.fullmatch(pattern, name) is not None
+
+
+def _leaves(value: dict[str, Any], within: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the fields of nested objects, named by their path."""
     for name, content in value.items():
         if isinstance(content, dict):
-            yield from _leaves(content)
+            yield from _leaves(content, f"{within}{name}.")
         else:
-            yield name, content
+            yield within + name, content
 
 
 def read(path: str | Path) -> Run:
@@ -190,6 +214,8 @@ def read(path: str | Path) -> Run:
         raise InputError(path, "a finished run", "an unfinished one", advice)
     try:
         metrics = json.loads((path / "metrics.json").read_text(encoding="utf-8"))
+        if not isinstance(metrics, dict):
+            raise ValueError("metrics.json is no object")
         history = pd.read_csv(path / "history.csv")
     except (OSError, ValueError) as error:
         advice = "Train it again in another folder."

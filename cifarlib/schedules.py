@@ -33,7 +33,7 @@ def build(
     if name == "one_cycle":
         return OneCycle(learning_rate, num_steps, warmup)
     if name == "cosine":
-        num_rising = round(warmup * num_steps)
+        num_rising = min(round(warmup * num_steps), num_steps - 1)
         return keras.optimizers.schedules.CosineDecay(
             0.0 if num_rising else learning_rate,
             max(1, num_steps - num_rising),
