@@ -112,6 +112,11 @@ def test_every_field_of_the_configuration_is_tested_for_its_effect():
     assert list(CHANGES) == [field.name for field in dataclasses.fields(training.Config)]
 
 
+# The same Python decides on every backend, and one of them compiles for each of these runs.
+once = pytest.mark.skipif(BACKEND != "tensorflow", reason="once is enough")
+
+
+@once
 @pytest.mark.parametrize("field", [f for f in CHANGES if f not in ("patience", "num_devices")])
 def test_a_field_has_an_effect(field, split, base_run):
     run = training.train(config(**{field: CHANGES[field]}), split)
@@ -269,6 +274,7 @@ def test_a_run_is_never_overwritten_and_a_finished_one_is_returned(split, tmp_pa
     assert (tmp_path / "run" / "model.keras").read_bytes() == model
 
 
+@once
 @pytest.mark.parametrize("field", [f for f in CHANGES if f != "num_devices"])
 def test_resuming_another_configuration_names_the_field(field, split, tmp_path):
     with pytest.raises(KeyboardInterrupt):
