@@ -12,7 +12,6 @@ import sys
 import traceback
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NoReturn
 
 from cifarlib import __version__
@@ -52,6 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"cifarlib: {error}", file=sys.stderr)
         return error.exit_status
     except Exception as error:
+        if isinstance(error.__context__, KeyboardInterrupt):  # a library tripped over Ctrl-C
+            print("cifarlib: interrupted.", file=sys.stderr)
+            return 130
         if debug:
             traceback.print_exc()
         line = " ".join(f"{type(error).__name__}: {error}".split())
@@ -225,8 +227,11 @@ def _import_keras(options: argparse.Namespace) -> None:
 
     if getattr(options, "debug", False):
         return
-    sys.stderr.flush()
-    kept = os.dup(2)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    try:
+        kept = os.dup(2)
+    except OSError:  # closed: nobody listens
+        return
     silence = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silence, 2)
     try:
@@ -290,17 +295,18 @@ def _train_parser() -> argparse.ArgumentParser:
 
 
 def _names(text: str) -> tuple[str, ...]:
-    return () if text in ("", "none") else tuple(text.split(","))
+    return () if text in ("", "none") else tuple(name.strip() for name in text.split(","))
 
 
 def _train(options: argparse.Namespace) -> None:
     _import_keras(options)
     asked = vars(_train_parser().parse_args(options.rest))
-    from cifarlib import recipes, training
+    from cifarlib import models, recipes, training
 
+    models.find(asked["model"])
     recipe, output, resume = (asked.pop(name) for name in ("recipe", "output", "resume"))
     config = training.Config(**{**recipes.find(recipe, asked["model"]), **asked})
-    folder = Path(output or f"runs/{config.model}-{config.color}-{config.seed}")
+    folder = f"runs/{config.model}-{config.color}-{config.seed}" if output is None else output
     run = training.train(config, folder=folder, resume=resume)
     figures = run.metrics
     print(f"{figures['epochs']} epochs in {figures['seconds']:.0f} s; {figures['data_kind']}")

@@ -11,8 +11,8 @@ from typing import BinaryIO
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """Open a file for writing that takes the place of ``path`` when it is complete.
 
-    Who is killed in between, or runs out of disk, leaves the old file as it was, and perhaps
-    a hidden one beside it.
+    Who fails in between, or runs out of disk, leaves the old file as it was; who is killed
+    leaves a hidden one beside it.
 
     Args:
         path: the file to be written or replaced; its folder exists.
@@ -22,11 +22,15 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     """
     # Two programs may write the same file at the same time; the last one to finish wins.
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def write_text(path: Path, text: str) -> None:

@@ -68,6 +68,10 @@ def build(
         raise InputError("color", " or ".join(CHANNELS), repr(color), nearest(color, CHANNELS))
     inputs = keras.Input((IMAGE_SIZE, IMAGE_SIZE, CHANNELS[color]), name="images")
     x = features(scaling(inputs) if scaling else inputs)
+    if not isinstance(x, keras.KerasTensor) or len(x.shape) != 2:
+        found = f"shape {x.shape}" if hasattr(x, "shape") else repr(x)
+        advice = "End the design with Flatten or GlobalAveragePooling2D, and return that."
+        raise InputError(f"design {features.__name__}", "features of shape (n, d)", found, advice)
     logits = layers.Dense(len(CLASS_NAMES), dtype="float32", name="logits")(x)
     return keras.Model(inputs, logits, name=features.__name__)
 

@@ -9,6 +9,7 @@ import base64
 import html
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -71,6 +72,9 @@ def evaluate(folder: str | Path) -> Report:
         InputError: if the run is not finished, or was trained on other images than there are.
     """
     run = runs.read(folder)
+    if not os.access(run.folder, os.W_OK):
+        found = "a read-only one"
+        raise InputError(run.folder, "a folder to write the report to", found, "Copy it.")
     train, test = data.load_cifar10()
     description = data.current()
     if run.metrics.get("data_fingerprint") != description.fingerprint:

@@ -65,10 +65,16 @@ class RunFolder:
 
     def save_checkpoint(self, arrays: Mapping[str, np.ndarray], history: list[dict]) -> None:
         """Replace the checkpoint, and write the history beside it."""
-        with files.replacing(self.path / "checkpoint.npz") as file:
-            about = {"history": history, "arrays": sorted(arrays)}
-            np.savez(file, about=np.array(json.dumps(about)), **arrays)
-        self._write_history(history)
+        about = {"history": history, "arrays": sorted(arrays)}
+        try:
+            with files.replacing(self.path / "checkpoint.npz") as file:
+                np.savez(file, about=np.array(json.dumps(about)), **arrays)
+            self._write_history(history)
+        except OSError as error:
+            raise CifarlibError(
+                f"{self.path}: the checkpoint could not be written ({error.strerror}). "
+                "Make room; the last one is whole, and the run can be resumed."
+            ) from error
 
     def load_checkpoint(self) -> tuple[dict[str, np.ndarray], list[dict]] | None:
         """Return the arrays and the history of the last checkpoint, None before the first.
@@ -141,7 +147,13 @@ def claim(path: Path, asked: dict[str, Any], *, resume: bool) -> Iterator[RunFol
             if _is_leftover(entry.name):
                 entry.unlink()
         files.write_text(path / "config.json", json.dumps(asked, indent=2) + "\n")
-        yield RunFolder(path)
+        try:
+            yield RunFolder(path)
+        except BaseException:
+            outcome = (path / "checkpoint.npz", path / "metrics.json")
+            if not any(file.exists() for file in outcome):  # nothing came of it
+                (path / "config.json").unlink(missing_ok=True)
+            raise
     finally:
         lock.release()
         if not (path / "config.json").exists():  # it was not ours to lock
@@ -223,15 +235,37 @@ def read(path: str | Path) -> Run:
     return Run(load_model(path / "model.keras"), history, metrics, path)
 
 
+def check_loadable(network: keras.Model) -> None:
+    """Refuse a network that could be saved but not loaded again.
+
+    Raises:
+        InputError: if it holds layers that Keras would not make from a file.
+    """
+    try:
+        described = keras.saving.serialize_keras_object(network)
+        keras.saving.deserialize_keras_object(described, safe_mode=True)
+    except Exception as error:  # Keras raises whatever the layers lead it to
+        advice = "Register layers of your own with keras.saving.register_keras_serializable."
+        raise InputError(
+            f"design {network.name}", "layers that can be loaded again", _first_line(error), advice
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
+
+
 def load_model(path: str | Path) -> keras.Model:
     """Load a network from a ``.keras`` file, in safe mode: no code of the file is executed.
 
     Raises:
         InputError: if there is no such file, or it is damaged, or it asks for code of its own.
     """
+    if not Path(path).is_file():
+        raise InputError(path, "a network saved by Keras", "no such file", "Correct the path.")
     try:
         return keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises whatever a damaged file leads it to
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         advice = "Only files without code of their own are loaded; train it again."
-        raise InputError(path, "a network saved by Keras", first[:200], advice) from error
+        raise InputError(path, "a network saved by Keras", _first_line(error), advice) from error

@@ -192,13 +192,13 @@ def split_validation(train: Split, fraction: float = 0.1, seed: int = 0) -> tupl
 
 
 def validation_places(
-    labels: np.ndarray, fraction: float = 0.1, seed: int = 0
+    labels: np.ndarray, fraction: float | int = 0.1, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return which images `split_validation` keeps for training, and which it holds out.
 
     Args:
         labels: class of each image, shape (n,).
-        fraction: as for `split_validation`.
+        fraction: as for `split_validation`, or a whole number of images.
         seed: as for `split_validation`.
 
     Returns:

@@ -11,6 +11,8 @@ import dataclasses
 import hashlib
 import json
 import math
+import numbers
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -81,7 +83,13 @@ class Config:
 
     def __post_init__(self):
         if not callable(self.model):
-            models.find(self.model)
+            models.find(str(self.model))
+        elif not getattr(self.model, "__name__", "").isidentifier():
+            advice = "Give it a name with def."
+            raise InputError("model", "a function with a name", repr(self.model), advice)
+        if not isinstance(self.augmentation, (tuple, list)):
+            advice = "Write ('flip',) for one."
+            raise InputError("augmentation", "a tuple of names", repr(self.augmentation), advice)
         object.__setattr__(self, "augmentation", tuple(self.augmentation))
         augmentation.check_names(self.augmentation)
         for name, known in _CHOICES.items():
@@ -92,10 +100,11 @@ class Config:
             value = getattr(self, name)
             if value is None and name in ("train_size", "patience"):
                 continue
-            number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if not number or (kind is int and value != int(value)) or not low <= value <= high:
+            is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+            if not is_number or not low <= value <= high or kind(value) != value:
                 told = f"{'a whole' if kind is int else 'a'} number from {low:g} to {high:g}"
                 raise InputError(name, told, repr(value), "Correct it.")
+            object.__setattr__(self, name, kind(value))
         if self.batch_size % self.num_devices:
             raise InputError(
                 "batch_size",
@@ -158,11 +167,13 @@ def train(
     ``images_per_second``. Best is the highest validation accuracy, the first of equals; without
     validation images, the last epoch.
 
+    The random generators of Python, NumPy and Keras are seeded anew.
+
     Args:
         config: what to do.
-        train_split: the training set, uint8 images of shape (n, 32, 32, 3), or (n, 32, 32, 1)
-            for a grayscale run; None for that of `data.load_cifar10`. Validation images are
-            split off it.
+        train_split: images and labels of your own to train on, uint8 of shape (n, 32, 32, 3), or
+            (n, 32, 32, 1) for a grayscale run, and integers of shape (n,); None for the training
+            set of `data.load_cifar10`. Validation images are split off them.
         folder: where to keep checkpoints and outcome, see `runs`; None to keep nothing.
         resume: go on with the run in that folder; start it if there is none.
 
@@ -174,16 +185,21 @@ def train(
         InputError: if folder, images or devices do not fit.
         DivergedError: if the loss is no longer finite; the last checkpoint is kept.
     """
+    if folder is not None and not str(folder):
+        raise InputError("folder", "a path, or None", "nothing", "Name a folder.")
+    description = None
     if train_split is None:
         train_split, _ = data.load_cifar10()
-    pictures, labels = (
-        _in_color(train_split, config.color),
-        np.asarray(train_split.labels, np.int32),
-    )
+        description = data.current()
+    pictures, labels = train_split
+    labels = _checked_labels(labels, len(pictures))
+    pictures = _in_color(pictures, config.color)
     kept, held_out = _places(labels, config)
     scaling = _scaling(pictures, kept, config)
     keras.utils.set_random_seed(config.seed)
     network = models.build(config.model, config.color, scaling)
+    if callable(config.model):
+        runs.check_loadable(network)
     precision = compute.best_precision() if config.precision == "auto" else config.precision
     asked = {
         **config.as_json(),
@@ -192,19 +208,26 @@ def train(
         "design": _digest(_described(network)),
         "data": _digest(pictures, labels),
     }
-    claim = runs.claim(Path(folder), asked, resume=resume) if folder else contextlib.nullcontext()
-    with claim as run_folder:
-        if run_folder and run_folder.is_finished:
-            return runs.read(run_folder.path)
-        with compute.parallel(config.num_devices):
-            session = _Session(config, network, precision, pictures, labels, kept, held_out)
+    claim = contextlib.nullcontext()
+    if folder is not None:
+        claim = runs.claim(Path(folder), asked, resume=resume)
+    # What cannot be trained fails before the folder is made.
+    with compute.parallel(config.num_devices):
+        session = _Session(config, network, precision, pictures, labels, kept, held_out)
+        with claim as run_folder:
+            if run_folder and run_folder.is_finished:
+                return runs.read(run_folder.path)
             if run_folder and (checkpoint := run_folder.load_checkpoint()):
                 session.restore(*checkpoint)
             session.run(run_folder)
-        network.set_weights(session.best_weights)
-        metrics = session.metrics(network, precision)
-        if run_folder:
-            run_folder.finish(network, session.history, metrics)
+            network.set_weights(session.best_weights)
+            metrics = {
+                **session.metrics(network, precision),
+                "data_kind": description.kind if description else "own images",
+                "data_fingerprint": description.fingerprint if description else None,
+            }
+            if run_folder:
+                run_folder.finish(network, session.history, metrics)
     return runs.Run(network, pd.DataFrame(session.history), metrics, run_folder and run_folder.path)
 
 
@@ -219,6 +242,8 @@ class _Learner(keras.Model):
         self.network = network
         self.augment = augmentation.Augmentation(config.augmentation, config.augmentation_strength)
         self.ema = config.ema
+        is_summed = keras.backend.backend() == "tensorflow"
+        self.num_replicas = config.num_devices if is_summed else 1
         self.pictures, self.labels = (
             self.add_weight(
                 shape=array.shape,
@@ -262,7 +287,9 @@ class _Learner(keras.Model):
         return {"logits": self.network(pictures, training=training), "targets": targets}
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        return self.cross_entropy(y_pred["targets"], y_pred["logits"])
+        loss = self.cross_entropy(y_pred["targets"], y_pred["logits"])
+        # What regularisers of a design ask for; TensorFlow adds up the devices' losses.
+        return loss + sum(self.losses) / self.num_replicas
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         self.accuracy.update_state(y_pred["targets"], y_pred["logits"])
@@ -383,6 +410,10 @@ class _Session:
             with self.learner.averaged():
                 logits = self._validation_logits()
             row.update(_validation_figures(self.validation_labels, logits))
+        # The last step of an epoch is seen by no loss of that epoch.
+        sound = all(np.isfinite(weight).all() for weight in self._weights())
+        if not sound or not math.isfinite(row.get("validation_loss", 0)):
+            raise _NotFiniteError
         row["seconds"] = time.monotonic() - began
         row["images_per_second"] = len(order) / trained
         return row
@@ -455,7 +486,6 @@ class _Session:
             figures.update(_validation_figures(self.validation_labels, logits))
             estimate = evaluation.accuracy(self.validation_labels, logits.argmax(axis=1))
             figures["validation_interval_95"] = [float(estimate.low), float(estimate.high)]
-        description = data.current()
         return {
             **figures,
             "parameters": network.count_params(),
@@ -469,8 +499,6 @@ class _Session:
             "accelerators": devices.accelerators(),
             "hardware": devices.describe_cpu(),
             "versions": devices.versions(),
-            "data_kind": description.kind if description else "unknown",
-            "data_fingerprint": description.fingerprint if description else None,
             "config": config.as_json(),
             "command": command(config),
         }
@@ -497,8 +525,24 @@ def command(config: Config) -> str:
     return " ".join(words)
 
 
-def _in_color(split: Split, color: str) -> np.ndarray:
-    pictures = np.asarray(split.images)
+def _checked_labels(labels: np.ndarray, num_images: int) -> np.ndarray:
+    labels = np.asarray(labels)
+    if labels.shape != (num_images,) or labels.dtype.kind not in "iu" or not num_images:
+        raise InputError(
+            "train_split",
+            f"whole numbers of shape ({num_images},) as labels, at least one",
+            f"{labels.dtype} {labels.shape}",
+            "Give a class for each image.",
+        )
+    if labels.min() < 0 or labels.max() >= len(CLASS_NAMES):
+        found = f"{labels.min()} to {labels.max()}"
+        advice = "Number the classes as CLASS_NAMES does."
+        raise InputError("train_split", "labels from 0 to 9", found, advice)
+    return np.ascontiguousarray(labels, np.int32)
+
+
+def _in_color(pictures: np.ndarray, color: str) -> np.ndarray:
+    pictures = np.asarray(pictures)
     if pictures.dtype != np.uint8 or pictures.ndim != 4 or pictures.shape[1:3] != (32, 32):
         raise InputError(
             "train_split",
@@ -522,9 +566,8 @@ def _places(labels: np.ndarray, config: Config) -> tuple[np.ndarray, np.ndarray]
             # Whatever the seed: the images that `split_validation` holds out by itself.
             kept, held_out = validation_places(labels, config.validation_fraction)
         if config.train_size is not None and config.train_size < len(kept):
-            unused = 1 - config.train_size / len(kept)
-            fewer, _ = validation_places(labels[kept], unused, config.seed)
-            kept = kept[fewer]
+            _, chosen = validation_places(labels[kept], config.train_size, config.seed)
+            kept = kept[chosen]
     except ValueError as error:
         advice = "Use more images or a larger share."
         raise InputError("images", "some of every class", str(error), advice) from error
@@ -536,11 +579,11 @@ def _places(labels: np.ndarray, config: Config) -> tuple[np.ndarray, np.ndarray]
 
 def _described(network: keras.Model) -> bytes:
     """Return what tells designs apart. Layers' names do not: they count up within a process."""
-    layers = [
-        [type(layer).__name__, {**layer.get_config(), "name": None}, layer.output.shape]
-        for layer in network.layers
-    ]
-    return json.dumps(layers, default=str).encode()
+    text = json.dumps(network.get_config(), default=str)
+    names = dict.fromkeys(re.findall(r'"name": "([^"]+)"', text))
+    for index, name in enumerate(names):
+        text = text.replace(f'"{name}"', f'"#{index}"')
+    return text.encode()
 
 
 def _digest(*contents: bytes | np.ndarray) -> str:

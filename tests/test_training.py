@@ -514,3 +514,114 @@ def test_the_command_of_a_run_asks_for_the_same_configuration():
     for name in ("recipe", "output", "resume"):
         parsed.pop(name)
     assert training.Config(**parsed) == asked
+
+
+# What a hostile user found
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        (np.arange(80) % 10 + 1, "labels from 0 to 9, found 1 to 10"),
+        (np.arange(80) % 10 - 1, "labels from 0 to 9, found -1 to 8"),
+        (np.arange(79) % 10, "shape"),
+        (np.arange(80)[:, None] % 10, "shape"),
+        (np.arange(80) % 10 + 0.7, "float64"),
+        (np.ones(80, bool), "bool"),
+    ],
+)
+def test_labels_that_are_none_are_refused_before_training(split, labels, told):
+    with pytest.raises(InputError, match=told):
+        training.train(config(validation_fraction=0), Split(split.images, labels))
+
+
+def test_what_regularisers_ask_for_is_part_of_the_loss(split):
+    def regularised(x):
+        penalty = keras.regularizers.L2(10.0)
+        return keras.layers.GlobalAveragePooling2D()(
+            keras.layers.Conv2D(3, 3, strides=4, kernel_regularizer=penalty)(x)
+        )
+
+    losses = [
+        training.train(config(model=design, epochs=1), split).history["loss"][0]
+        for design in (narrower, regularised)
+    ]
+    assert losses[1] > losses[0] + 1
+
+
+def rewired(doubled):
+    """Return a design of two branches, and one that adds the first to itself."""
+
+    def branches(x):
+        x = keras.layers.GlobalAveragePooling2D()(x)
+        a, b = keras.layers.Dense(4)(x), keras.layers.Dense(4)(x)
+        return keras.layers.Concatenate()([keras.layers.Add()([a, a if doubled else b]), b])
+
+    return branches
+
+
+def test_designs_differ_by_their_wiring_and_not_by_names_that_count_up(split, tmp_path):
+    asked = config(model=rewired(doubled=False), epochs=1)
+    training.train(asked, split, folder=tmp_path / "run")
+    again = dataclasses.replace(asked, model=rewired(doubled=False))
+    assert training.train(again, split, folder=tmp_path / "run", resume=True)
+    other = dataclasses.replace(asked, model=rewired(doubled=True))
+    with pytest.raises(InputError, match="with design = "):
+        training.train(other, split, folder=tmp_path / "run", resume=True)
+
+
+def test_a_start_that_failed_leaves_the_folder_to_the_next(split, tmp_path, monkeypatch):
+    with pytest.raises(InputError, match="num_devices"):
+        training.train(config(num_devices=16), split, folder=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    with monkeypatch.context() as patch:
+        poison(patch, epoch=1)
+        with pytest.raises(training.DivergedError, match="Nothing was kept"):
+            training.train(config(), split, folder=tmp_path / "run")
+    training.train(config(learning_rate=0.001, epochs=1), split, folder=tmp_path / "run")
+
+
+def test_images_of_ones_own_are_not_called_cifar_10(split, base_run):
+    assert base_run.metrics["data_kind"] == "own images"
+    assert base_run.metrics["data_fingerprint"] is None
+
+
+class Unregistered(keras.layers.Layer):
+    """A layer that Keras cannot make from a file."""
+
+    def call(self, x):
+        return x * 2
+
+
+def unloadable(x):
+    """Use it."""
+    return keras.layers.GlobalAveragePooling2D()(Unregistered()(x))
+
+
+@pytest.mark.parametrize(
+    ("design", "told"),
+    [
+        (unloadable, "register_keras_serializable"),
+        (lambda x: x, "Give it a name"),
+        (keras.layers.Flatten(), "a function with a name"),
+    ],
+)
+def test_designs_that_cannot_be_kept_are_refused(design, told, split, tmp_path):
+    with pytest.raises(InputError, match=told):
+        training.train(config(model=design), split, folder=tmp_path / "run")
+
+
+def test_a_design_that_ends_in_an_image_is_refused(split):
+    def unfinished(x):
+        return keras.layers.Conv2D(3, 3)(x)
+
+    with pytest.raises(InputError, match="End the design with Flatten"):
+        training.train(config(model=unfinished), split)
+
+
+@pytest.mark.parametrize("size", [20, 47, 50])
+def test_train_size_is_kept_to_the_image(split, size):
+    assert (
+        training.train(config(train_size=size, epochs=1), split).metrics["num_training_images"]
+        == size
+    )
