@@ -211,23 +211,24 @@ def train(
     claim = contextlib.nullcontext()
     if folder is not None:
         claim = runs.claim(Path(folder), asked, resume=resume)
-    # What cannot be trained fails before the folder is made.
-    with compute.parallel(config.num_devices):
-        session = _Session(config, network, precision, pictures, labels, kept, held_out)
-        with claim as run_folder:
+    with contextlib.ExitStack() as held:
+        with compute.parallel(config.num_devices):
+            # What cannot be trained fails here, before the folder is made.
+            session = _Session(config, network, precision, pictures, labels, kept, held_out)
+            run_folder = held.enter_context(claim)
             if run_folder and run_folder.is_finished:
                 return runs.read(run_folder.path)
             if run_folder and (checkpoint := run_folder.load_checkpoint()):
                 session.restore(*checkpoint)
             session.run(run_folder)
-            network.set_weights(session.best_weights)
-            metrics = {
-                **session.metrics(network, precision),
-                "data_kind": description.kind if description else "own images",
-                "data_fingerprint": description.fingerprint if description else None,
-            }
-            if run_folder:
-                run_folder.finish(network, session.history, metrics)
+        network.set_weights(session.best_weights)
+        metrics = {
+            **session.metrics(network, precision),
+            "data_kind": description.kind if description else "own images",
+            "data_fingerprint": description.fingerprint if description else None,
+        }
+        if run_folder:
+            run_folder.finish(network, session.history, metrics)
     return runs.Run(network, pd.DataFrame(session.history), metrics, run_folder and run_folder.path)
 
 
