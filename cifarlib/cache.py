@@ -90,7 +90,7 @@ def store(folder: Path, train: Split, test: Split, about: dict[str, Any]) -> Non
         for name, array in zip(ARRAYS, arrays, strict=True):
             np.save(temporary / f"{name}.npy", array.astype(np.uint8, copy=False))
         about = {**about, "fingerprint": fingerprint(train, test)}
-        _write_json(temporary / "about.json", about)
+        files.write_json(temporary / "about.json", about)
         shutil.rmtree(folder, ignore_errors=True)
         temporary.replace(folder)
     except OSError as error:
@@ -224,8 +224,4 @@ def _was_verified(folder: Path, state: dict[str, Any]) -> bool:
 def _remember_verified(folder: Path, state: dict[str, Any]) -> None:
     # A read-only cache is served too, and hashed each time.
     with contextlib.suppress(OSError):
-        _write_json(folder / "verified.json", {"at_ns": time.time_ns(), "state": state})
-
-
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    files.write_text(path, json.dumps(value, indent=2) + "\n")
+        files.write_json(folder / "verified.json", {"at_ns": time.time_ns(), "state": state})

@@ -177,6 +177,21 @@ def calibration_error(labels: np.ndarray, predicted: np.ndarray, num_bins: int =
     return float((gaps * table["images"]).sum() / table["images"].sum())
 
 
+def cross_entropy(labels: np.ndarray, logits: np.ndarray) -> float:
+    """Return the mean of minus the logarithm of the true class's probability.
+
+    Args:
+        labels: true classes, shape (n,).
+        logits: scores before the softmax, shape (n, 10).
+
+    >>> round(cross_entropy(np.array([0]), np.zeros((1, 10))), 3)
+    2.303
+    """
+    labels, logits = _check_rows(labels, logits)
+    told = scipy.special.log_softmax(logits, axis=1)
+    return float(-told[np.arange(len(labels)), labels].mean())
+
+
 def fit_temperature(labels: np.ndarray, logits: np.ndarray) -> float:
     """Return the temperature that makes a model's probabilities fit best (Guo et al., 2017).
 
@@ -195,8 +210,7 @@ def fit_temperature(labels: np.ndarray, logits: np.ndarray) -> float:
     logits = np.maximum(logits, logits.max(axis=1, keepdims=True) - 100)
 
     def loss(log_temperature: float) -> float:
-        scaled = scipy.special.log_softmax(logits / np.exp(log_temperature), axis=1)
-        return -scaled[np.arange(len(labels)), labels].mean()
+        return cross_entropy(labels, logits / np.exp(log_temperature))
 
     bounds = np.log(0.05), np.log(20)
     return float(np.exp(scipy.optimize.minimize_scalar(loss, bounds=bounds, method="bounded").x))

@@ -1,10 +1,11 @@
 """Writing a file so that it is there whole or not at all. Not for reading."""
 
 import contextlib
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 
 @contextlib.contextmanager
@@ -37,3 +38,8 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file in UTF-8 with Unix line ends, whole or not at all."""
     with replacing(path) as file:
         file.write(text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON that people can read, whole or not at all."""
+    write_text(path, json.dumps(value, indent=2) + "\n")

@@ -136,7 +136,7 @@ def write(
     )
     path = folder() / f"{name}.json"
     path.parent.mkdir(exist_ok=True)
-    files.write_text(path, json.dumps(result._asdict(), indent=2) + "\n")
+    files.write_json(path, result._asdict())
     return result
 
 

@@ -84,12 +84,10 @@ def evaluate(folder: str | Path) -> Report:
             f"one on others, {run.metrics.get('data_kind')}",
             "Set CIFARLIB_SOURCE to what it was trained on.",
         )
-    if compute.jit_compile() is False:
-        run.model.jit_compile = False
     pictures = _in_color(test.images, run)
-    logits = run.model.predict(pictures, batch_size=512, verbose=0)
+    logits = compute.predict(run.model, pictures)
     figures = _figures(run, test.labels, logits, _temperature(run, train))
-    files.write_text(run.folder / "evaluation.json", json.dumps(figures, indent=2) + "\n")
+    files.write_json(run.folder / "evaluation.json", figures)
     page = run.folder / "report.html"
     files.write_text(page, _page(run, figures, pictures, test.labels, logits))
     return Report(figures, page)
@@ -105,7 +103,7 @@ def _temperature(run: runs.Run, train: Split) -> float:
     if not fraction:
         return 1.0
     _, held_out = validation_places(train.labels, fraction)
-    logits = run.model.predict(_in_color(train.images[held_out], run), batch_size=512, verbose=0)
+    logits = compute.predict(run.model, _in_color(train.images[held_out], run))
     return evaluation.fit_temperature(train.labels[held_out], logits)
 
 
@@ -121,7 +119,7 @@ def _figures(run: runs.Run, labels, logits, temperature: float) -> dict[str, Any
         "accuracy": float(accuracy.value),
         "interval_95": [float(accuracy.low), float(accuracy.high)],
         "num_test_images": accuracy.n,
-        "cross_entropy": float(-np.log(plain[np.arange(len(labels)), labels] + 1e-30).mean()),
+        "cross_entropy": evaluation.cross_entropy(labels, logits),
         "per_class": evaluation.per_class(labels, answers).to_dict("index"),
         "confusions": evaluation.confusions(labels, answers, normalize=False).to_dict("index"),
         "top_confusions": [

@@ -103,7 +103,7 @@ class RunFolder:
         temporary = self.path / ".new.keras"  # Keras insists on the suffix
         model.save(temporary)
         temporary.replace(self.path / "model.keras")
-        files.write_text(self.path / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+        files.write_json(self.path / "metrics.json", metrics)
         (self.path / "checkpoint.npz").unlink(missing_ok=True)
 
     def _write_history(self, history: list[dict]) -> None:
@@ -146,7 +146,7 @@ def claim(path: Path, asked: dict[str, Any], *, resume: bool) -> Iterator[RunFol
         for entry in path.iterdir():
             if _is_leftover(entry.name):
                 entry.unlink()
-        files.write_text(path / "config.json", json.dumps(asked, indent=2) + "\n")
+        files.write_json(path / "config.json", asked)
         try:
             yield RunFolder(path)
         except BaseException:

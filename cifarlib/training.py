@@ -40,7 +40,6 @@ from cifarlib.splits import CLASS_NAMES, Split, validation_places
 
 OPTIMIZERS = ("adamw", "adam", "rmsprop", "sgd")
 SCALINGS = ("standardized", "unit")
-PREDICTION_BATCH = 512
 CHECK_EVERY = 20  # steps between looks at the loss: each look waits for the device
 
 
@@ -201,15 +200,15 @@ def train(
     if callable(config.model):
         runs.check_loadable(network)
     precision = compute.best_precision() if config.precision == "auto" else config.precision
-    asked = {
-        **config.as_json(),
-        "precision": precision,
-        "backend": keras.backend.backend(),
-        "design": _digest(_described(network)),
-        "data": _digest(pictures, labels),
-    }
     claim = contextlib.nullcontext()
     if folder is not None:
+        asked = {
+            **config.as_json(),
+            "precision": precision,
+            "backend": keras.backend.backend(),
+            "design": _digest(_described(network)),
+            "data": _digest(pictures, labels),
+        }
         claim = runs.claim(Path(folder), asked, resume=resume)
     with contextlib.ExitStack() as held:
         with compute.parallel(config.num_devices):
@@ -410,10 +409,11 @@ class _Session:
         if len(self.held_out):
             with self.learner.averaged():
                 logits = self._validation_logits()
+            if not np.isfinite(logits).all():
+                raise _NotFiniteError
             row.update(_validation_figures(self.validation_labels, logits))
         # The last step of an epoch is seen by no loss of that epoch.
-        sound = all(np.isfinite(weight).all() for weight in self._weights())
-        if not sound or not math.isfinite(row.get("validation_loss", 0)):
+        if not all(np.isfinite(weight).all() for weight in self._weights()):
             raise _NotFiniteError
         row["seconds"] = time.monotonic() - began
         row["images_per_second"] = len(order) / trained
@@ -421,7 +421,7 @@ class _Session:
 
     def _validation_logits(self) -> np.ndarray:
         places = self.held_out.astype(np.int32)
-        return self.learner.predict(places, batch_size=PREDICTION_BATCH, verbose=0)["logits"]
+        return compute.predict(self.learner, places)["logits"]
 
     @property
     def best_epoch(self) -> int:
@@ -481,9 +481,7 @@ class _Session:
             "num_validation_images": len(self.held_out),
         }
         if len(self.held_out):
-            if compute.jit_compile() is False:
-                network.jit_compile = False
-            logits = network.predict(self.pictures[self.held_out], PREDICTION_BATCH, verbose=0)
+            logits = compute.predict(network, self.pictures[self.held_out])
             figures.update(_validation_figures(self.validation_labels, logits))
             estimate = evaluation.accuracy(self.validation_labels, logits.argmax(axis=1))
             figures["validation_interval_95"] = [float(estimate.low), float(estimate.high)]
@@ -617,9 +615,6 @@ def _optimizer(config: Config, rate) -> keras.optimizers.Optimizer:
 
 
 def _validation_figures(labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:
-    logits = logits.astype(np.float64)
-    peak = logits.max(axis=1)
-    log_sum = peak + np.log(np.exp(logits - peak[:, None]).sum(axis=1))
-    loss = np.mean(log_sum - logits[np.arange(len(labels)), labels])
+    loss = evaluation.cross_entropy(labels, logits)
     right = np.mean(logits.argmax(axis=1) == labels)
-    return {"validation_loss": float(loss), "validation_accuracy": float(right)}
+    return {"validation_loss": loss, "validation_accuracy": float(right)}

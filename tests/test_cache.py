@@ -275,7 +275,7 @@ def test_cache_that_cannot_be_noted_as_verified_is_served(stored, monkeypatch):
     def fail(path, value):
         raise OSError(errno.EROFS, "Read-only file system")
 
-    monkeypatch.setattr(cache, "_write_json", fail)
+    monkeypatch.setattr(cache.files, "write_json", fail)
     assert len(cache.load(stored)[0].labels) == 50
 
 
