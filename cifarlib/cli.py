@@ -1,20 +1,19 @@
-"""The command line: ``cifarlib data``, ``run``, ``models``, ``train``, ``evaluate``, ``results``.
+"""The command line: ``cifarlib data``, ``run``, ``models``, ``train``, ``tune`` and so on.
 
 Reads arguments, calls the module that does the work, prints what it returns. Modules are
 imported by the command that needs them, so that ``cifarlib --help`` answers at once.
 """
 
 import argparse
-import dataclasses
 import json
 import os
 import sys
 import traceback
 import warnings
 from collections.abc import Sequence
-from typing import NoReturn
 
 from cifarlib import __version__
+from cifarlib.arguments import COMMANDS, Parser
 from cifarlib.errors import CifarlibError
 
 
@@ -29,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = _parser()
     options, options.rest = parser.parse_known_args(arguments)
-    if options.rest and options.command is not _train:
+    if options.rest and options.command not in (_train, _tune):
         parser.error(f"unrecognized arguments: {' '.join(options.rest)}")
     debug = getattr(options, "debug", False)
     warnings.showwarning = _show_warning
@@ -61,13 +60,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser whose errors take one line, like all others."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
-
-
 def _show_warning(message, category, filename, line_number, file=None, line=None) -> None:
     print(f"cifarlib: {message}", file=sys.stderr)
 
@@ -80,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
         default=argparse.SUPPRESS,  # or a subcommand would undo `cifarlib --debug data info`
         help="show the traceback of an error",
     )
-    parser = _Parser(
+    parser = Parser(
         prog="cifarlib",
         description="Learn image classification by doing it: CIFAR-10 notebooks and their library.",
         epilog="Example: cifarlib data fetch && cifarlib run",
@@ -162,8 +154,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     models.add_argument("--json", action="store_true", help="print JSON")
 
-    # What it takes are the fields of training.Config, which would import Keras for each --help.
-    add(commands, "train", _train, _TRAIN, _TRAIN_EXAMPLE, add_help=False)
+    # What they take are the fields of training.Config, which would import Keras for each --help.
+    add(commands, "train", _train, *COMMANDS["train"], add_help=False)
+    add(commands, "tune", _tune, *COMMANDS["tune"], add_help=False)
 
     evaluate = add(
         commands,
@@ -256,66 +249,18 @@ def _models(options: argparse.Namespace) -> None:
         print(f"{model.name:<22}{counts}  {model.reproduces}")
 
 
-_TRAIN = "train a model, with progress, checkpoints and a folder of its own"
-_TRAIN_EXAMPLE = "cifarlib train baseline --color gray --epochs 10"
-
-
-def _train_parser() -> argparse.ArgumentParser:
-    """Return the parser of ``train``: a flag for each field of ``training.Config``."""
-    from cifarlib import recipes, training
-
-    parser = _Parser(
-        prog="cifarlib train",
-        description=f"{_TRAIN[0].upper()}{_TRAIN[1:]}.",
-        epilog=f"Example: {_TRAIN_EXAMPLE}",
-        argument_default=argparse.SUPPRESS,
-        allow_abbrev=False,
-    )
-    fields = dataclasses.fields(training.Config)[1:]
-    parser.add_argument("model", metavar="MODEL", help="a name of cifarlib models")
-    kinds = {"int": int, "float": float, "str": str, "tuple": _names}
-    for field in fields:
-        default = ",".join(field.default) if isinstance(field.default, tuple) else field.default
-        default = "" if default is None else f" (default: {default})"
-        parser.add_argument(
-            f"--{field.name.replace('_', '-')}",
-            type=kinds[str(getattr(field.type, "__name__", field.type)).removesuffix(" | None")],
-            metavar=field.name.rpartition("_")[2].upper(),
-            help=f"{field.metadata['help']}{default}".replace("%", "%%"),
-        )
-    parser.add_argument(
-        "--recipe",
-        metavar="RECIPE",
-        default="modern",
-        help=f"{' or '.join(recipes.NAMES)}; the options above are set on top of it",
-    )
-    parser.add_argument("--output", metavar="DIR", default=None, help="folder of the run")
-    parser.add_argument("--resume", action="store_true", default=False, help="go on with the run")
-    return parser
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return () if text in ("", "none") else tuple(name.strip() for name in text.split(","))
-
-
 def _train(options: argparse.Namespace) -> None:
     _import_keras(options)
-    asked = vars(_train_parser().parse_args(options.rest))
-    from cifarlib import models, recipes, training
+    from cifarlib import training_commands
 
-    models.find(asked["model"])
-    recipe, output, resume = (asked.pop(name) for name in ("recipe", "output", "resume"))
-    config = training.Config(**{**recipes.find(recipe, asked["model"]), **asked})
-    folder = f"runs/{config.model}-{config.color}-{config.seed}" if output is None else output
-    run = training.train(config, folder=folder, resume=resume)
-    figures = run.metrics
-    print(f"{figures['epochs']} epochs in {figures['seconds']:.0f} s; {figures['data_kind']}")
-    if "validation_accuracy" in figures:
-        print(
-            f"Best epoch {figures['best_epoch']}: {figures['validation_accuracy']:.2%} of "
-            f"{figures['num_validation_images']:,} validation images"
-        )
-    print(f"Everything in {folder}; next: cifarlib evaluate {folder}")
+    training_commands.train(options.rest)
+
+
+def _tune(options: argparse.Namespace) -> None:
+    _import_keras(options)
+    from cifarlib import training_commands
+
+    training_commands.tune(options.rest)
 
 
 def _evaluate(options: argparse.Namespace) -> None:

@@ -9,6 +9,7 @@ The first eleven are what five public projects published; their claims and what 
 are chapter 6. Where a project left out its layers, the design here is ours, and says so.
 """
 
+import json
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -16,6 +17,7 @@ from typing import NamedTuple
 import keras
 from keras import layers, ops
 
+from cifarlib import layered
 from cifarlib.errors import InputError, nearest
 from cifarlib.splits import CLASS_NAMES
 
@@ -50,8 +52,8 @@ def build(
     For repeatable weights, call ``keras.utils.set_random_seed`` first, as training does.
 
     Args:
-        model: a key of ``DESIGNS``, or a design of your own: a function from the image tensor
-            to the features of the last layer but one.
+        model: what `find` takes, or a design of your own: a function from the image tensor to
+            the features of the last layer but one, such as a `layered.LayeredCNN`.
         color: ``"gray"`` or ``"rgb"``.
         scaling: a layer put before the first, for a network that takes pixels as they are.
 
@@ -63,7 +65,10 @@ def build(
     Raises:
         InputError: for a name or colour that is not there, with the nearest one that is.
     """
-    features = model if callable(model) else find(model).features
+    if callable(model):
+        name, features = model.__name__, model
+    else:
+        name, _, features = find(model)
     if color not in CHANNELS:
         raise InputError("color", " or ".join(CHANNELS), repr(color), nearest(color, CHANNELS))
     inputs = keras.Input((IMAGE_SIZE, IMAGE_SIZE, CHANNELS[color]), name="images")
@@ -71,22 +76,42 @@ def build(
     if not isinstance(x, keras.KerasTensor) or len(x.shape) != 2:
         found = f"shape {x.shape}" if hasattr(x, "shape") else repr(x)
         advice = "End the design with Flatten or GlobalAveragePooling2D, and return that."
-        raise InputError(f"design {features.__name__}", "features of shape (n, d)", found, advice)
+        raise InputError(f"design {name}", "features of shape (n, d)", found, advice)
     logits = layers.Dense(len(CLASS_NAMES), dtype="float32", name="logits")(x)
-    return keras.Model(inputs, logits, name=features.__name__)
+    return keras.Model(inputs, logits, name=name)
 
 
 def find(name: str) -> Design:
-    """Return the registry's entry of that name.
+    """Return the design of that name.
+
+    Args:
+        name: a key of ``DESIGNS``; or the path, ending in ``.json``, of what `tuning` found; or
+            the numbers of a `layered.LayeredCNN` as JSON, such as ``'{"depth": 2}'``.
 
     Raises:
         InputError: if there is none, with the nearest name that is there.
     """
+    if name.endswith(".json"):
+        found = layered.read(name).model
+        return find(found) if isinstance(found, str) else Design(*_UNNAMED, found)
+    if name.startswith("{"):
+        return Design(*_UNNAMED, layered.from_json(_parsed(name)))
     if name not in DESIGNS:
         raise InputError(
             "model", f"one of {', '.join(DESIGNS)}", repr(name), nearest(name, DESIGNS)
         )
     return DESIGNS[name]
+
+
+_UNNAMED = ("layered_cnn", "layers told by numbers")
+
+
+def _parsed(text: str) -> dict:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        advice = """Write it as '{"depth": 2, "width": 64}'."""
+        raise InputError("model", "numbers of layers as JSON", str(error), advice) from error
 
 
 class Description(NamedTuple):
@@ -113,6 +138,33 @@ def describe(name: str) -> Description:
     trainable = sum(math.prod(variable.shape) for variable in rgb.trainable_variables)
     reproduces = find(name).reproduces
     return Description(name, rgb.count_params(), trainable, gray.count_params(), reproduces)
+
+
+def multiply_adds(network: keras.Model) -> int:
+    """Count the multiplications, each with an addition, that a network needs for one image.
+
+    Counted are convolutions, dense layers and attention, as is usual; everything else costs
+    next to no arithmetic. Training an image costs three times as many.
+
+    >>> multiply_adds(build("baseline", "gray"))
+    3835648
+    """
+    return sum(_multiply_adds(layer) for layer in network.layers)
+
+
+def _multiply_adds(layer: keras.Layer) -> int:
+    if isinstance(layer, keras.Model):
+        return multiply_adds(layer)
+    if isinstance(layer, layers.MultiHeadAttention):
+        places = layer.output.shape[1]
+        projections = sum(math.prod(v.shape) for v in layer.weights if v.path.endswith("kernel"))
+        # Every place asks every other, and adds up what they answer.
+        return projections * places + 2 * places**2 * layer.num_heads * layer.key_dim
+    kernel = getattr(layer, "kernel", None)
+    if kernel is None:
+        return 0
+    places = math.prod(layer.output.shape[1:-1])  # () is 1: a dense layer without places
+    return math.prod(kernel.shape) * places
 
 
 def _design(reproduces: str):
@@ -357,3 +409,10 @@ def efficientnet_small(x):
             x = block(x, num_filters, expansion, size, stride if index == 0 else 1)
     x = _normalised_conv(x, 512, 1, activation="silu")
     return _drop(layers.GlobalAveragePooling2D()(x), 0.2)
+
+
+_design("six convolutions told by numbers, where chapter 4 begins its search; design ours")(
+    layered.LayeredCNN(
+        depth=2, max_width=128, padding="same", batch_normalization=True, dropout=0.1, dense=128
+    )
+)

@@ -288,3 +288,123 @@ def plot_reliability(tables: dict[str, pd.DataFrame]) -> Figure:
     ax.set(xlabel="confidence (%)", ylabel="right (%)", xlim=(0, 101), ylim=(0, 101))
     ax.legend()
     return figure
+
+
+def plot_comparison(histories: pd.DataFrame, title: str = "") -> Figure:
+    """Draw the accuracy of several ways to train: a line for the mean, a band for all seeds.
+
+    Args:
+        histories: as `experiments.Comparison` has it, with ``variant``, ``seed`` and ``epoch``.
+        title: title of the figure.
+    """
+    figure, axes = subplots(1, 2, size=(10, 3.8), title=title, sharey=True)
+    columns = {"accuracy": "training images, as learned", "validation_accuracy": "validation"}
+    variants = list(dict.fromkeys(histories["variant"]))
+    for ax, (column, name) in zip(axes, columns.items(), strict=True):
+        for index, variant in enumerate(variants):
+            by_epoch = histories[histories["variant"] == variant].groupby("epoch")[column]
+            style = {"color": PALETTE[index % 10], "marker": _MARKERS[index % len(_MARKERS)]}
+            mean = by_epoch.mean() * 100
+            ax.plot(mean, label=variant, markersize=5, markevery=max(1, len(mean) // 8), **style)
+            low, high = by_epoch.min() * 100, by_epoch.max() * 100
+            ax.fill_between(mean.index, low, high, alpha=0.2, color=style["color"], linewidth=0)
+        ax.set(title=name, xlabel="epoch")
+        ax.xaxis.get_major_locator().set_params(integer=True)
+    axes[0].set_ylabel("accuracy (%)")
+    axes[1].legend(bbox_to_anchor=(1, 1), loc="upper left")
+    return figure
+
+
+_MARKERS = "osD^vPX*"
+_ENDINGS = {"finished": ("o", 0), "pruned": ("x", 1), "failed": ("^", 3)}
+
+
+def plot_search(trials: pd.DataFrame) -> Figure:
+    """Draw the accuracy of each trial of a search, and the best so far.
+
+    Args:
+        trials: as `tuning.Tuning` has it.
+    """
+    figure, ax = subplots(size=(8, 4), title="The search, trial by trial")
+    percent = trials["accuracy"].astype(float) * 100
+    for state, (marker, color) in _ENDINGS.items():
+        shown = percent[trials["state"] == state].dropna()
+        if len(shown):
+            ax.scatter(shown.index, shown, marker=marker, color=PALETTE[color], label=state)
+    finished = percent.where(trials["state"] == "finished").cummax().ffill()
+    ax.step(finished.index, finished, where="post", color="gray", linewidth=1, label="best so far")
+    if pd.notna(percent.get(0)):
+        ax.annotate(
+            "default",
+            (0, percent[0]),
+            xytext=(6, -14),
+            textcoords="offset points",
+        )
+    ax.set(xlabel="trial", ylabel="validation accuracy (%)")
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.legend(bbox_to_anchor=(1, 1), loc="upper left")
+    return figure
+
+
+def plot_importance(shares: pd.Series) -> Figure:
+    """Draw how much each parameter of a search mattered.
+
+    Args:
+        shares: as `tuning.Tuning.importance` returns it.
+    """
+    figure, ax = subplots(size=(7, 0.3 * len(shares) + 1.2), title="What made trials differ")
+    ax.barh(shares.index[::-1], shares[::-1] * 100, color=PALETTE[0])
+    ax.set(xlabel="share of the variance among trials (%)")
+    return figure
+
+
+def plot_parallel(trials: pd.DataFrame, parameters: Sequence[str]) -> Figure:
+    """Draw each finished trial as a line through its parameters' values, the best one thick.
+
+    Args:
+        trials: as `tuning.Tuning` has it.
+        parameters: columns of it, an axis each.
+    """
+    finished = trials[trials["state"] == "finished"].sort_values("accuracy")
+    figure, ax = subplots(size=(1.15 * len(parameters) + 1.5, 4.6), title="Trials as lines")
+    percent = finished["accuracy"].astype(float) * 100
+    norm = plt.Normalize(percent.min(), percent.max())
+    places = np.empty((len(finished), len(parameters)))
+    for column, name in enumerate(parameters):
+        places[:, column] = _draw_axis(ax, column, finished[name])
+    colors = plt.get_cmap(AMOUNTS)(norm(percent))
+    for row in range(len(finished)):
+        is_best = row == len(finished) - 1
+        style = {"color": PALETTE[3], "linewidth": 3} if is_best else {"color": colors[row]}
+        ax.plot(places[row], **{"linewidth": 1.2, "alpha": 0.85, **style})
+    names = [name.replace("_", "\n") for name in parameters]
+    ax.set_xticks(range(len(parameters)), names, fontsize=9)
+    ax.set_yticks([])
+    ax.set(xlim=(-0.3, len(parameters) - 0.4), ylim=(-0.06, 1.06))
+    ax.spines[:].set_visible(False)
+    mappable = plt.cm.ScalarMappable(norm, AMOUNTS)
+    figure.colorbar(mappable, ax=ax, label="validation accuracy (%)", shrink=0.8)
+    return figure
+
+
+def _draw_axis(ax: Axes, column: int, values: pd.Series) -> np.ndarray:
+    """Draw a parameter's axis with its values; return where on it, 0 to 1, each trial lies."""
+    choices = sorted(values.unique(), key=lambda value: (isinstance(value, str), value))
+    if len(choices) > 7:  # drawn from a range: its ends are enough
+        numbers = values.astype(float).to_numpy()
+        numbers = np.log(numbers) if numbers.min() > 0 else numbers
+        places = (numbers - numbers.min()) / np.ptp(numbers)
+        ticks = {f"{choices[0]:.2g}": 0.0, f"{choices[-1]:.2g}": 1.0}
+    else:
+        spread = max(1, len(choices) - 1)
+        ticks = {_short(choice): index / spread for index, choice in enumerate(choices)}
+        places = np.array([choices.index(value) / spread for value in values])
+    ax.plot([column, column], [0, 1], color="gray", linewidth=0.8, zorder=0)
+    for name, place in ticks.items():
+        box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 1}
+        ax.text(column + 0.04, place, name, fontsize=8, va="center", bbox=box, zorder=10)
+    return places
+
+
+def _short(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -2,15 +2,16 @@
 
 A recipe is what `training.Config` should be told besides model, colour and seed. ``published``
 repeats what a project says it did, apart from its mistakes: here as everywhere, epochs are
-chosen on held-out training images. ``modern`` is what Config does by itself. Not for settings
-found by tuning.
+chosen on held-out training images. ``modern`` is what Config does by itself, ``tuned`` what a
+search found together with the model.
 """
 
 from typing import Any
 
+from cifarlib import layered
 from cifarlib.errors import InputError, nearest
 
-NAMES = ("modern", "published")
+NAMES = ("modern", "published", "tuned")
 
 # None of these projects smoothed labels, decayed weights or averaged them.
 _PLAIN = {
@@ -56,7 +57,7 @@ def find(name: str, model: str) -> dict[str, Any]:
 
     Args:
         name: one of ``NAMES``.
-        model: a key of the registry.
+        model: a key of the registry, or a file of `tuning`.
 
     Raises:
         InputError: if there is no such recipe, or nobody published one for this model.
@@ -68,8 +69,17 @@ def find(name: str, model: str) -> dict[str, Any]:
         raise InputError("recipe", " or ".join(NAMES), repr(name), nearest(name, NAMES))
     if name == "modern":
         return {}
+    if name == "tuned":
+        return _tuned(model)
     if model not in PUBLISHED:
         advice = "Leave --recipe out: modern suits every model."
         told = f"a model with a published recipe ({', '.join(PUBLISHED)})"
         raise InputError("recipe published", told, repr(model), advice)
     return dict(PUBLISHED[model])
+
+
+def _tuned(model: str) -> dict[str, Any]:
+    if model.endswith(".json"):
+        return layered.read(model).recipe
+    advice = "Find one with cifarlib tune, and name its file as the model."
+    raise InputError("recipe tuned", "a model that a search has found", repr(model), advice)

@@ -30,6 +30,7 @@ from cifarlib import (
     devices,
     evaluation,
     images,
+    layered,
     models,
     progress,
     runs,
@@ -56,7 +57,10 @@ class Config:
     """
 
     model: str | Callable[[keras.KerasTensor], keras.KerasTensor] = dataclasses.field(
-        metadata={"help": "a name of `cifarlib models`; in Python also a design of your own"}
+        metadata={
+            "help": "a name of cifarlib models, a file of cifarlib tune, or numbers of layers as "
+            """JSON: '{"depth": 2}'; in Python also a design of your own"""
+        }
     )
     color: str = _field("rgb", "gray or rgb")
     seed: int = _field(0, "of weights, order, augmentation and the choice of train_size")
@@ -115,12 +119,15 @@ class Config:
     @property
     def model_name(self) -> str:
         """Return the name of the model, that of its function for a design of your own."""
-        return self.model if isinstance(self.model, str) else self.model.__name__
+        return self.model.__name__ if callable(self.model) else models.find(self.model).name
 
     def as_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {**fields, "model": self.model_name, "augmentation": list(self.augmentation)}
+        model = self.model if isinstance(self.model, str) else self.model_name
+        if isinstance(self.model, layered.LayeredCNN):
+            model = self.model.as_json()
+        return {**fields, "model": model, "augmentation": list(self.augmentation)}
 
 
 _CHOICES = {
@@ -157,6 +164,8 @@ def train(
     *,
     folder: str | Path | None = None,
     resume: bool = False,
+    kept_in: str | Path | None = None,
+    on_epoch: Callable[[dict[str, float]], None] | None = None,
 ) -> runs.Run:
     """Train a network and return its best epoch.
 
@@ -175,6 +184,10 @@ def train(
             set of `data.load_cifar10`. Validation images are split off them.
         folder: where to keep checkpoints and outcome, see `runs`; None to keep nothing.
         resume: go on with the run in that folder; start it if there is none.
+        kept_in: instead of a folder for this run, one for many: each lies under a name made
+            from everything that decides its outcome, and is read, or resumed, when the same is
+            asked for again.
+        on_epoch: called with each new row of the history; what it raises ends the training.
 
     Returns:
         The finished run. Its model takes pixels and computes in float32, whatever it was
@@ -184,8 +197,11 @@ def train(
         InputError: if folder, images or devices do not fit.
         DivergedError: if the loss is no longer finite; the last checkpoint is kept.
     """
-    if folder is not None and not str(folder):
-        raise InputError("folder", "a path, or None", "nothing", "Name a folder.")
+    for name, path in (("folder", folder), ("kept_in", kept_in)):
+        if path is not None and not str(path):
+            raise InputError(name, "a path, or None", "nothing", "Name a folder.")
+    if folder is not None and kept_in is not None:
+        raise InputError("folder", "nothing beside kept_in", repr(folder), "Give one of the two.")
     description = None
     if train_split is None:
         train_split, _ = data.load_cifar10()
@@ -201,7 +217,7 @@ def train(
         runs.check_loadable(network)
     precision = compute.best_precision() if config.precision == "auto" else config.precision
     claim = contextlib.nullcontext()
-    if folder is not None:
+    if folder is not None or kept_in is not None:
         asked = {
             **config.as_json(),
             "precision": precision,
@@ -209,6 +225,9 @@ def train(
             "design": _digest(_described(network)),
             "data": _digest(pictures, labels),
         }
+        if kept_in is not None:
+            name = _digest(json.dumps(asked, sort_keys=True).encode())
+            folder, resume = Path(kept_in) / f"{config.model_name}-{name}", True
         claim = runs.claim(Path(folder), asked, resume=resume)
     with contextlib.ExitStack() as held:
         with compute.parallel(config.num_devices):
@@ -219,7 +238,7 @@ def train(
                 return runs.read(run_folder.path)
             if run_folder and (checkpoint := run_folder.load_checkpoint()):
                 session.restore(*checkpoint)
-            session.run(run_folder)
+            session.run(run_folder, on_epoch)
         network.set_weights(session.best_weights)
         metrics = {
             **session.metrics(network, precision),
@@ -358,7 +377,7 @@ class _Session:
         self.history: list[dict] = []
         self.best_weights = self._weights()
 
-    def run(self, run_folder: runs.RunFolder | None) -> None:
+    def run(self, run_folder: runs.RunFolder | None, on_epoch: Callable | None) -> None:
         """Train the epochs that are missing."""
         images_an_epoch = self.num_steps * self.batch_size
         with progress.bar(
@@ -381,6 +400,8 @@ class _Session:
                         self.best_weights = self._weights()
                 if run_folder:
                     run_folder.save_checkpoint(self._state(), self.history)
+                if on_epoch:
+                    on_epoch(row)
 
     def _train_epoch(self, epoch: int, bar) -> dict[str, float]:
         if self.config.schedule == "plateau":
@@ -513,7 +534,8 @@ _SHOWN = ("loss", "accuracy", "validation_accuracy")
 
 def command(config: Config) -> str:
     """Return the command line that repeats a run of the registry's models."""
-    words = ["cifarlib train", config.model_name]
+    model = config.as_json()["model"]
+    words = ["cifarlib train", model if isinstance(model, str) else f"'{_numbers(model)}'"]
     for field in dataclasses.fields(config)[1:]:
         value = getattr(config, field.name)
         if value == field.default:
@@ -522,6 +544,19 @@ def command(config: Config) -> str:
             value = ",".join(value) or "none"
         words.append(f"--{field.name.replace('_', '-')} {value}")
     return " ".join(words)
+
+
+def _numbers(model: dict[str, Any]) -> str:
+    """Return a design by numbers in short: those that are not the baseline's."""
+    baseline = layered.LayeredCNN().as_json()
+    return json.dumps({name: value for name, value in model.items() if value != baseline[name]})
+
+
+def data_digest(train_split: Split | None = None) -> str:
+    """Return what tells training images and labels apart; None for those of `data.load_cifar10`."""
+    pictures, labels = train_split or data.load_cifar10()[0]
+    pictures, labels = np.ascontiguousarray(pictures), np.ascontiguousarray(labels, np.int32)
+    return _digest(str(pictures.shape).encode(), pictures, labels)
 
 
 def _checked_labels(labels: np.ndarray, num_images: int) -> np.ndarray:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from cifarlib import __version__, cli, data
+from cifarlib import __version__, cli, data, training_commands
 from cifarlib.errors import CifarlibError
 
 
@@ -94,8 +94,11 @@ def test_examples_in_the_help_are_understood(command, capsys):
         assert program == "cifarlib"
         _, rest = cli._parser().parse_known_args(words)
         if rest:
-            assert words[0] == "train"
-            cli._train_parser().parse_args(rest)
+            parsers = {
+                "train": training_commands.train_parser,
+                "tune": training_commands.tune_parser,
+            }
+            parsers[words[0]]().parse_args(rest)
 
 
 def test_version_is_told(capsys):

@@ -15,7 +15,7 @@ import pytest
 
 keras = pytest.importorskip("keras")
 
-from cifarlib import cli, models, recipes, runs, splits, training  # noqa: E402
+from cifarlib import models, recipes, runs, splits, training, training_commands  # noqa: E402
 from cifarlib.errors import CifarlibError, InputError  # noqa: E402
 from cifarlib.splits import Split  # noqa: E402
 
@@ -510,7 +510,7 @@ def test_the_command_of_a_run_asks_for_the_same_configuration():
     )
     words = training.command(asked).split()
     assert words[:2] == ["cifarlib", "train"]
-    parsed = vars(cli._train_parser().parse_args(words[2:]))
+    parsed = vars(training_commands.train_parser().parse_args(words[2:]))
     for name in ("recipe", "output", "resume"):
         parsed.pop(name)
     assert training.Config(**parsed) == asked

@@ -1,0 +1,24 @@
+"""What the parts of the command line share. Not for doing anything: `cli` and what it calls."""
+
+import argparse
+from typing import NoReturn
+
+# Summary and example of the commands whose arguments `training_commands` knows.
+COMMANDS = {
+    "train": (
+        "train a model, with progress, checkpoints and a folder of its own",
+        "cifarlib train baseline --color gray --epochs 10",
+    ),
+    "tune": (
+        "search for good layers and a good recipe, in a study that can be stopped and shared",
+        "cifarlib tune layered_cnn --color gray --num-trials 20",
+    ),
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors take one line, like all others."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the message and end with status 2."""
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")

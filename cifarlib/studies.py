@@ -1,0 +1,198 @@
+"""An Optuna study whose journal can be stopped, continued, joined and trusted. Not for reading.
+
+What Optuna leaves to its users: a study is continued only with the same question, a damaged
+journal is refused, the default comes first, processes that share a study propose different
+things, and a trial whose process was killed is tried again.
+"""
+
+import contextlib
+import json
+import os
+import socket
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+import psutil
+from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
+from optuna.trial import FrozenTrial, TrialState
+
+from cifarlib.errors import InputError
+
+NAME = "cifarlib"
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep Optuna's log and its notices about experimental parts off the reader's screen."""
+    level = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            yield
+    finally:
+        optuna.logging.set_verbosity(level)
+
+
+def begin(
+    journal: str | Path | None, asked: Mapping[str, Any], pruner: optuna.pruners.BasePruner
+) -> optuna.Study:
+    """Open the study of a journal, or begin it; the best trial is the one with most.
+
+    Args:
+        journal: the file; None for a study in memory.
+        asked: what the study is about, JSON values.
+        pruner: what ends trials early.
+
+    Raises:
+        InputError: if the file cannot be written, is damaged, or holds another study.
+    """
+    storage = None
+    if journal is not None:
+        path = Path(journal).resolve()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.exists():
+                _check_whole(path)
+            # Optuna's other lock is a symbolic link, which Windows does not let everybody make.
+            lock = optuna.storages.journal.JournalFileOpenLock(str(path))
+            backend = optuna.storages.journal.JournalFileBackend(str(path), lock)
+            storage = optuna.storages.JournalStorage(backend)
+        except OSError as error:
+            found = error.strerror or str(error)
+            raise InputError(journal, "a file for the study", found, "Name another.") from error
+    study = optuna.create_study(
+        study_name=NAME, storage=storage, pruner=pruner, direction="maximize", load_if_exists=True
+    )
+    if "asked" not in study.user_attrs:
+        study.set_user_attr("asked", json.dumps(asked))
+    check_same(study, asked, journal)
+    return study
+
+
+def check_same(study: optuna.Study, asked: Mapping[str, Any], journal: object) -> None:
+    """Refuse to continue a study that is about something else.
+
+    Raises:
+        InputError: that says what differs.
+    """
+    before, now = json.loads(study.user_attrs["asked"]), json.loads(json.dumps(asked))
+    for name in {**now, **before}:
+        here, there = (about.get(name, "not searched") for about in (now, before))
+        if here != there:
+            advice = "Ask for the same to continue it, or name another journal."
+            raise InputError(journal, f"a study with {name} = {here}", str(there), advice)
+
+
+def begun(study: optuna.Study, default: Mapping[str, Any]) -> list[FrozenTrial]:
+    """Return the trials that count, after those of dead processes were given up.
+
+    A trial of a killed process stays running for ever; of this machine's processes we can tell.
+
+    Args:
+        study: the study.
+        default: parameters of trial 0.
+    """
+    counted = []
+    for trial in study.get_trials(deepcopy=False):
+        if trial.state == TrialState.RUNNING and _is_dead(trial.user_attrs.get("worker")):
+            give_up(study, trial, trial.params if trial.number else default)
+        elif trial.state != TrialState.WAITING and not was_given_up(trial):
+            counted.append(trial)
+    return counted
+
+
+def was_given_up(trial: FrozenTrial) -> bool:
+    """Tell whether a trial ended without a word, and was therefore tried again."""
+    return trial.state == TrialState.FAIL and "failed" not in trial.user_attrs
+
+
+def give_up(study: optuna.Study, trial: FrozenTrial | optuna.Trial, params: dict) -> None:
+    """End a trial without a word, and have its parameters tried again."""
+    # Of several processes that notice it, the first to say so goes on to the second line.
+    with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError, ValueError):
+        study.tell(trial.number, state=TrialState.FAIL)
+        study.enqueue_trial(dict(params))
+
+
+def ask(
+    study: optuna.Study,
+    space: Mapping[str, BaseDistribution],
+    default: Mapping[str, Any],
+    seed: int,
+) -> optuna.Trial:
+    """Begin the next trial, with a value of every parameter; trial 0 has the default's."""
+    trial = study.ask()
+    trial.set_user_attr("worker", _worker())
+    # Processes with one seed would propose the same; and a study that goes on would begin anew.
+    sampler = optuna.samplers.TPESampler(seed=seed * 100_003 + trial.number)
+    if trial.number == 0:
+        sampler = optuna.samplers.PartialFixedSampler(dict(default), sampler)
+    study.sampler = sampler
+    for name, distribution in space.items():
+        _suggest(trial, name, distribution)
+    return trial
+
+
+def _suggest(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> None:
+    if isinstance(distribution, CategoricalDistribution):
+        trial.suggest_categorical(name, distribution.choices)
+        return
+    is_whole = isinstance(distribution, IntDistribution)
+    suggest = trial.suggest_int if is_whole else trial.suggest_float
+    suggest(name, distribution.low, distribution.high, step=distribution.step, log=distribution.log)
+
+
+def _worker() -> list[Any]:
+    return [socket.gethostname(), os.getpid(), psutil.Process().create_time()]
+
+
+def _is_dead(worker: list[Any] | None) -> bool:
+    if not worker or worker[0] != socket.gethostname():
+        return False
+    try:
+        return psutil.Process(worker[1]).create_time() != worker[2]
+    except psutil.NoSuchProcess:
+        return True
+
+
+def _check_whole(path: Path) -> None:
+    """Refuse a damaged journal, and say how far it is good."""
+    content, before = path.read_bytes(), None
+    while not content.endswith(b"\n") and content != before:
+        time.sleep(0.5)  # another process may be writing its last line
+        content, before = path.read_bytes(), content
+    lines = content.splitlines(keepends=True)
+    for number, line in enumerate(lines, 1):
+        if _is_record(line):
+            continue
+        if number == 1:
+            advice = "Name another file."
+            raise InputError(path, "a study's journal", "something else", advice)
+        good = lines[: number - 1]
+        found = f"a damaged line {number} of {len(lines)}"
+        advice = (
+            f"Its last good trial is {_last_finished(good)}. Nothing was changed; its first "
+            f"{len(good)} lines, copied to a new file, are a study that can be continued."
+        )
+        raise InputError(path, "a whole journal", found, advice)
+
+
+def _is_record(line: bytes) -> bool:
+    try:
+        return line.endswith(b"\n") and "op_code" in json.loads(line)
+    except (ValueError, TypeError):
+        return False
+
+
+def _last_finished(lines: list[bytes]) -> str:
+    records = [json.loads(line) for line in lines]
+    told = [record for record in records if record.get("state") == TrialState.COMPLETE]
+    if not told:
+        return "none"
+    # In a journal of one study Optuna's ids are the trials' numbers.
+    return f"number {told[-1]['trial_id']}, with {told[-1]['values'][0]:.4g}"

@@ -1,0 +1,149 @@
+"""The commands that take the fields of `training.Config` as flags: ``train`` and ``tune``."""
+
+import argparse
+import dataclasses
+import shlex
+from collections.abc import Sequence
+from typing import Any
+
+from cifarlib import models, recipes, training
+from cifarlib.arguments import COMMANDS, Parser
+
+# A trial of a search is short, or there would be few of them.
+TRIAL = {"epochs": 8, "train_size": 10_000}
+_KINDS = {"int": int, "float": float, "str": str}
+
+
+def train(arguments: Sequence[str]) -> None:
+    """Train one network, in a folder of its own."""
+    asked = vars(train_parser().parse_args(arguments))
+    output, resume = asked.pop("output"), asked.pop("resume")
+    config = _config(asked)
+    folder = f"runs/{config.model_name}-{config.color}-{config.seed}" if output is None else output
+    run = training.train(config, folder=folder, resume=resume)
+    figures = run.metrics
+    print(f"{figures['epochs']} epochs in {figures['seconds']:.0f} s; {figures['data_kind']}")
+    if "validation_accuracy" in figures:
+        print(
+            f"Best epoch {figures['best_epoch']}: {figures['validation_accuracy']:.2%} of "
+            f"{figures['num_validation_images']:,} validation images"
+        )
+    print(f"Everything in {folder}; next: cifarlib evaluate {shlex.quote(str(folder))}")
+
+
+def tune(arguments: Sequence[str]) -> None:
+    """Search, and write what was found."""
+    from cifarlib import tuning
+
+    asked = vars(tune_parser().parse_args(arguments))
+    ours = ("search", "num_trials", "time_budget", "max_multiply_adds", "journal", "output")
+    search, num_trials, time_budget, max_multiply_adds, journal, output = map(asked.pop, ours)
+    start = _config({**TRIAL, **asked})
+    name = f"runs/tuned-{start.model_name}-{start.color}"
+    output = output or f"{name}.json"
+    tuned = tuning.tune(
+        start,
+        search,
+        num_trials=num_trials,
+        time_budget=time_budget,
+        journal=journal or f"{name}.journal",
+        max_multiply_adds=max_multiply_adds,
+        on_trial=lambda trial: print(tuning.told(trial), flush=True),
+    )
+    tuning.write(tuned, output, shlex.join(["cifarlib", "tune", *arguments]))
+    print(tuned)
+    print(f"{output} has it; next: cifarlib train {output} --recipe tuned --color {start.color}")
+
+
+def train_parser() -> argparse.ArgumentParser:
+    """Return the parser of what follows ``cifarlib train``."""
+    parser = _parser("train", {})
+    parser.add_argument("--output", metavar="DIR", default=None, help="folder of the run")
+    parser.add_argument("--resume", action="store_true", default=False, help="go on with the run")
+    return parser
+
+
+def tune_parser() -> argparse.ArgumentParser:
+    """Return the parser of what follows ``cifarlib tune``."""
+    from cifarlib import tuning
+
+    parser = _parser("tune", TRIAL)
+    parser.add_argument(
+        "--search",
+        type=_names,
+        metavar="NAMES",
+        default=None,
+        help=f"what to search, of {', '.join([*tuning.LAYERS, *tuning.RECIPE])} (default: all "
+        "that the model has)",
+    )
+    parser.add_argument(
+        "--num-trials",
+        type=int,
+        metavar="N",
+        default=40,
+        help="trials of the study, earlier ones included (default: 40)",
+    )
+    parser.add_argument(
+        "--time-budget",
+        type=float,
+        metavar="SECONDS",
+        default=None,
+        help="begin no further trial after so many seconds",
+    )
+    parser.add_argument(
+        "--max-multiply-adds",
+        type=int,
+        metavar="N",
+        default=None,
+        help="train no network that needs more for one image",
+    )
+    parser.add_argument(
+        "--journal",
+        metavar="FILE",
+        default=None,
+        help="file of the study; start the same command twice to search with two processes",
+    )
+    parser.add_argument("--output", metavar="FILE", default=None, help="what was found, as JSON")
+    return parser
+
+
+def _parser(name: str, defaults: dict[str, Any]) -> argparse.ArgumentParser:
+    """Return a parser with a flag for each field of ``training.Config``."""
+    summary, example = COMMANDS[name]
+    parser = Parser(
+        prog=f"cifarlib {name}",
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        epilog=f"Example: {example}",
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    model, *fields = dataclasses.fields(training.Config)
+    parser.add_argument("model", metavar="MODEL", help=model.metadata["help"])
+    for field in fields:
+        default = defaults.get(field.name, field.default)
+        default = ",".join(default) if isinstance(default, tuple) else default
+        default = "" if default is None else f" (default: {default})"
+        kind = str(getattr(field.type, "__name__", field.type)).removesuffix(" | None")
+        parser.add_argument(
+            f"--{field.name.replace('_', '-')}",
+            type=_KINDS.get(kind, _names),
+            metavar=field.name.rpartition("_")[2].upper(),
+            help=f"{field.metadata['help']}{default}".replace("%", "%%"),
+        )
+    parser.add_argument(
+        "--recipe",
+        metavar="RECIPE",
+        default="modern",
+        help=f"{' or '.join(recipes.NAMES)}; the options above are set on top of it",
+    )
+    return parser
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return () if text in ("", "none") else tuple(name.strip() for name in text.split(","))
+
+
+def _config(asked: dict[str, Any]) -> training.Config:
+    models.find(asked["model"])
+    recipe = recipes.find(asked.pop("recipe"), asked["model"])
+    return training.Config(**{**recipe, **asked})

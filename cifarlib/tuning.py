@@ -1,0 +1,414 @@
+"""Searching for a good network: layers and recipe at once, judged on validation images.
+
+Optuna proposes, `training` trains, and every trial is written to a journal file, so that a
+study may be stopped, continued, and joined by other processes. The test set is not known here.
+Not for grids over scikit-learn's models (`search`).
+"""
+
+import dataclasses
+import gc
+import json
+import numbers
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import keras
+import optuna
+import pandas as pd
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.trial import FrozenTrial, TrialState
+
+from cifarlib import data, devices, files, layered, models, schedules, studies, training
+from cifarlib.errors import CifarlibError, InputError, nearest
+from cifarlib.splits import Split
+
+LAYERS: dict[str, BaseDistribution] = {
+    "depth": IntDistribution(1, 3),
+    "width": CategoricalDistribution([16, 32, 48, 64]),
+    "max_width": CategoricalDistribution([64, 128, 256]),
+    "kernel": CategoricalDistribution([3, 5]),
+    "pooling": CategoricalDistribution(layered.POOLINGS),
+    "batch_normalization": CategoricalDistribution([False, True]),
+    "dropout": FloatDistribution(0.0, 0.4, step=0.1),
+    "ending": CategoricalDistribution(layered.ENDINGS),
+    "dense": CategoricalDistribution([0, 64, 128, 256]),
+    "dense_dropout": FloatDistribution(0.0, 0.5, step=0.1),
+}
+RECIPE: dict[str, BaseDistribution] = {
+    "learning_rate": FloatDistribution(3e-4, 1e-2, log=True),
+    "schedule": CategoricalDistribution(schedules.NAMES),
+    "augmentation_strength": FloatDistribution(0.0, 1.5, step=0.25),
+}
+# Trials that are judged against the median before it means anything would be pruned by chance.
+NUM_UNPRUNED = 5
+_STATES = {
+    TrialState.COMPLETE: "finished",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+    TrialState.RUNNING: "running",
+    TrialState.WAITING: "waiting",
+}
+
+
+class Tuning(NamedTuple):
+    """What `tune` returns.
+
+    Attributes:
+        best: the configuration of the best trial.
+        trials: a row a trial, counted from 0, the default: ``state`` (finished, pruned, failed,
+            running), ``accuracy`` on validation images in its best epoch, ``epochs`` trained,
+            ``seconds``, ``why`` it was pruned or failed, and a column for each parameter.
+        study: Optuna's own object, for all that Optuna can do with it.
+        space: what was searched.
+        max_epochs: the epochs of a trial that was not pruned.
+    """
+
+    best: training.Config
+    trials: pd.DataFrame
+    study: optuna.Study
+    space: dict[str, BaseDistribution]
+    max_epochs: int
+
+    def __str__(self) -> str:
+        counts = ", ".join(f"{count} {state}" for state, count in self.counts().items())
+        lines = [
+            f"{counts}; {self.trials['seconds'].sum():.0f} s, pruning saved about "
+            f"{self.seconds_saved():.0f} s",
+            f"Best: trial {self.best_trial}, {self.study.best_value:.2%} on validation images",
+        ]
+        if (default := _value_of_default(self)) is not None:
+            lines.append(f"Default: {default:.2%}")
+        return "\n".join(lines)
+
+    @property
+    def best_trial(self) -> int:
+        """Return the number of the best trial."""
+        return self.study.best_trial.number
+
+    def counts(self) -> dict[str, int]:
+        """Return how many trials ended in which state."""
+        return self.trials["state"].value_counts().to_dict()
+
+    def seconds_saved(self) -> float:
+        """Return what pruned trials would have gone on to cost, at their own speed."""
+        pruned = self.trials[(self.trials["state"] == "pruned") & (self.trials["epochs"] > 0)]
+        left = self.max_epochs - pruned["epochs"]
+        return float((pruned["seconds"] / pruned["epochs"] * left).sum())
+
+    def importance(self) -> pd.Series:
+        """Return each parameter's share in what made trials differ, largest first (fANOVA).
+
+        Of the trials that were not pruned; Hutter et al., 2014.
+
+        Raises:
+            CifarlibError: if there are fewer than four, which say nothing.
+        """
+        if self.counts().get("finished", 0) < 4:
+            raise CifarlibError("importance: at least four finished trials are needed.")
+        with studies.quiet():
+            evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+            shares = optuna.importance.get_param_importances(self.study, evaluator=evaluator)
+        return pd.Series(shares, name="importance").sort_values(ascending=False)
+
+
+def space_for(
+    model: str | Callable, space: Mapping[str, BaseDistribution] | Sequence[str] | None = None
+) -> dict[str, BaseDistribution]:
+    """Return what is searched for a model: of ``RECIPE``, and of ``LAYERS`` if it has numbers.
+
+    Args:
+        model: as in `training.Config`.
+        space: names out of the two, or distributions of your own by the names of fields of
+            `layered.LayeredCNN` and `training.Config`; None for all that applies.
+
+    Raises:
+        InputError: for a name that cannot be searched, with the valid ones.
+    """
+    standard = {**(LAYERS if _layers(model) else {}), **RECIPE}
+    if space is None:
+        return standard
+    fixed = {"model", "seed", "color", "train_size", "validation_fraction", "epochs"}
+    fields = {field.name for field in dataclasses.fields(training.Config)} - fixed
+    if _layers(model):
+        fields |= {field.name for field in dataclasses.fields(layered.LayeredCNN)}
+    is_named = not isinstance(space, Mapping)
+    known = standard if is_named else sorted(fields)
+    if isinstance(space, str) or not len(space):
+        told, advice = "parameters to search", "Name some, or None for all."
+        raise InputError("space", told, repr(space), advice)
+    for name in space:
+        if name not in known:
+            told = f"any of {', '.join(known)}"
+            raise InputError("space", told, repr(name), nearest(name, known))
+    return {name: standard[name] for name in space} if is_named else dict(space)
+
+
+def tune(
+    start: training.Config,
+    space: Mapping[str, BaseDistribution] | Sequence[str] | None = None,
+    *,
+    num_trials: int = 40,
+    time_budget: float | None = None,
+    journal: str | Path | None = None,
+    max_multiply_adds: int | None = None,
+    train_split: Split | None = None,
+    on_trial: Callable[[FrozenTrial], None] | None = None,
+) -> Tuning:
+    """Search for layers and recipe with the highest validation accuracy.
+
+    Tree-structured Parzen estimators propose (Bergstra et al., 2011), and a trial whose accuracy
+    falls below the median of the others' at the same epoch is pruned. A proposal depends on the
+    seed, the trial's number and the trials before it, so that a study that was stopped goes on
+    as if it had not been. A trial that diverges or runs out of memory is recorded as failed;
+    one whose process was killed is tried again.
+
+    Args:
+        start: trial 0, the default, and all that is not searched: colour, epochs, train_size,
+            seed. Its model is a registered name, a file of `write`, or a design by numbers; the
+            layers of the latter two are searched as well.
+        space: see `space_for`.
+        num_trials: trials that the study shall have in the end, with those of earlier calls.
+        time_budget: seconds after which this call begins no further trial.
+        journal: the study's file, made if need be; None to keep nothing.
+        max_multiply_adds: larger networks than this, see `models.multiply_adds`, are pruned
+            without training; the default never.
+        train_split: see `training.train`.
+        on_trial: called with Optuna's record of each trial that ended.
+
+    Raises:
+        InputError: if the space does not fit, or the journal holds another study or is damaged.
+        CifarlibError: if no trial has finished.
+    """
+    _check_numbers(num_trials, time_budget, max_multiply_adds)
+    space = space_for(start.model, space)
+    default = _default(start, space)
+    asked = {
+        **start.as_json(),
+        "model": _model_json(start.model),
+        **{f"space of {name}": _told(distribution) for name, distribution in space.items()},
+        "max_multiply_adds": max_multiply_adds,
+        "data": training.data_digest(train_split),
+    }
+    pruner = optuna.pruners.MedianPruner(NUM_UNPRUNED, n_warmup_steps=start.epochs // 3)
+    began = time.monotonic()
+    with studies.quiet():
+        study = studies.begin(journal, asked, pruner)
+        while len(studies.begun(study, default)) < num_trials:
+            if time_budget is not None and time.monotonic() - began >= time_budget:
+                break
+            studies.check_same(study, asked, journal)
+            trial = studies.ask(study, space, default, start.seed)
+            _run(study, trial, start, max_multiply_adds, train_split)
+            if on_trial:
+                on_trial(study.trials[trial.number])
+        return _outcome(study, start, space)
+
+
+def write(tuning: Tuning, path: str | Path, command: str) -> None:
+    """Write what was found as a file that stands for a model, see `layered.read`.
+
+    The recipe is what the search decided and what its start said otherwise than
+    `training.Config` does; but not the budget of a trial (epochs, train_size), nor seed and
+    colour.
+
+    Args:
+        tuning: the outcome.
+        path: where to write.
+        command: the command line that repeats the search.
+    """
+    budget = ("model", "seed", "color", "epochs", "train_size", "patience", "num_devices")
+    recipe = {}
+    for field in dataclasses.fields(training.Config):
+        value = getattr(tuning.best, field.name)
+        if field.name not in budget and (value != field.default or field.name in tuning.space):
+            recipe[field.name] = list(value) if isinstance(value, tuple) else value
+    description = data.current()
+    about = {
+        "command": command,
+        "metric": "validation accuracy of the best epoch",
+        "validation_accuracy": tuning.study.best_value,
+        "best_trial": tuning.best_trial,
+        "default_validation_accuracy": _value_of_default(tuning),
+        "trials": tuning.counts(),
+        "seconds": float(tuning.trials["seconds"].sum()),
+        "seconds_saved_by_pruning": tuning.seconds_saved(),
+        "asked": json.loads(tuning.study.user_attrs["asked"]),
+        "data_kind": description.kind if description else None,
+        "data_fingerprint": description.fingerprint if description else None,
+        "hardware": devices.describe_cpu(),
+        "accelerators": devices.accelerators(),
+        "versions": {**devices.versions(), "optuna": optuna.__version__},
+    }
+    model = _model_json(tuning.best.model)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    files.write_json(Path(path), {"model": model, "recipe": recipe, "search": about})
+
+
+def told(trial: FrozenTrial) -> str:
+    """Return what became of a trial, in a line."""
+    row = _row(trial, trial.params)
+    accuracy = "" if row["accuracy"] is None else f" {row['accuracy']:.2%}"
+    why = f" ({row['why']})" if row["why"] else ""
+    params = ", ".join(
+        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in trial.params.items()
+    )
+    return f"trial {trial.number}: {row['state']}{why}{accuracy}, {row['seconds']:.0f} s; {params}"
+
+
+def _check_numbers(num_trials, time_budget, max_multiply_adds) -> None:
+    for name, value, least in (
+        ("num_trials", num_trials, 1),
+        ("time_budget", time_budget, 0),
+        ("max_multiply_adds", max_multiply_adds, 1),
+    ):
+        is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+        if value is not None and not (is_number and value >= least):
+            raise InputError(name, f"a number from {least}", repr(value), "Correct it.")
+
+
+def _layers(model: str | Callable) -> layered.LayeredCNN | None:
+    """Return the design by numbers that a model is, None for any other."""
+    features = model if callable(model) else models.find(model).features
+    return features if isinstance(features, layered.LayeredCNN) else None
+
+
+def _model_json(model: str | Callable) -> str | dict[str, Any]:
+    """Return a model as JSON tells it: numbers where it has them, else its name."""
+    if layers := _layers(model):
+        return layers.as_json()
+    return model.__name__ if callable(model) else models.find(model).name
+
+
+def _default(start: training.Config, space: Mapping[str, BaseDistribution]) -> dict[str, Any]:
+    if not start.validation_fraction:
+        advice = "Set it; trials are judged on them."
+        raise InputError("validation_fraction", "images held out", "none", advice)
+    layers = _layers(start.model)
+    default = {}
+    for name, distribution in space.items():
+        value = getattr(layers if hasattr(layers, name) else start, name)
+        if isinstance(distribution, CategoricalDistribution):
+            is_inside = value in distribution.choices
+        else:
+            is_inside = distribution.low <= value <= distribution.high
+        if not is_inside:
+            told = f"the default, {value!r}, in what is searched"
+            raise InputError(
+                f"space {name}", told, _told(distribution), "Widen it, or start elsewhere."
+            )
+        default[name] = value
+    return default
+
+
+def _config(start: training.Config, params: Mapping[str, Any]) -> training.Config:
+    layers = _layers(start.model)
+    of_layers = {name: value for name, value in params.items() if hasattr(layers, name)}
+    others = {name: value for name, value in params.items() if name not in of_layers}
+    model = dataclasses.replace(layers, **of_layers) if layers else start.model
+    return dataclasses.replace(start, model=model, **others)
+
+
+def _told(distribution: BaseDistribution) -> str:
+    """Return a distribution in words."""
+    if isinstance(distribution, CategoricalDistribution):
+        return ", ".join(map(str, distribution.choices))
+    step = f", step {distribution.step:g}" if distribution.step else ""
+    return f"{distribution.low:g} to {distribution.high:g}{step}" + (
+        ", logarithmic" if distribution.log else ""
+    )
+
+
+def _run(study: optuna.Study, trial: optuna.Trial, start, max_multiply_adds, train_split) -> None:
+    """Train one trial and tell the study what became of it."""
+    began = time.monotonic()
+
+    def end(state: TrialState, accuracy: float | None = None, **why: str) -> None:
+        for name, value in {**why, "seconds": time.monotonic() - began}.items():
+            trial.set_user_attr(name, value)
+        study.tell(trial, accuracy, state)
+
+    def on_epoch(row: dict[str, float]) -> None:
+        trial.set_user_attr("epochs", row["epoch"])
+        trial.report(row["validation_accuracy"], row["epoch"])
+        if row["epoch"] < start.epochs and trial.should_prune():
+            raise optuna.TrialPruned
+
+    try:
+        config = _config(start, trial.params)
+    except InputError as error:  # layers that leave nothing of the image
+        return end(TrialState.FAIL, failed=str(error))
+    try:
+        if max_multiply_adds and trial.number:
+            network = models.build(config.model, config.color)
+            if (cost := models.multiply_adds(network)) > max_multiply_adds:
+                told = f"{cost / 1e6:.0f} million multiply-adds, too many"
+                return end(TrialState.PRUNED, pruned=told)
+        run = training.train(config, train_split, on_epoch=on_epoch)
+    except optuna.TrialPruned:
+        return end(TrialState.PRUNED, pruned="below the median")
+    except (training.DivergedError, MemoryError) as error:
+        return end(TrialState.FAIL, failed=str(error) or "out of memory")
+    except Exception as error:
+        if not _is_out_of_memory(error):
+            end(TrialState.FAIL, failed=f"{type(error).__name__}: {error}")
+            raise
+        return end(TrialState.FAIL, failed="out of memory")
+    except BaseException:
+        studies.give_up(study, trial, trial.params)
+        raise
+    finally:
+        keras.utils.clear_session()
+        gc.collect()
+    return end(TrialState.COMPLETE, run.metrics["validation_accuracy"])
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Tell whether a backend says so: each has an exception of its own."""
+    told = f"{type(error).__name__} {error}".lower().replace("_", " ")
+    return any(
+        word in told
+        for word in ("resource exhausted", "resourceexhausted", "outofmemory", "out of memory")
+    )
+
+
+def _outcome(study: optuna.Study, start: training.Config, space) -> Tuning:
+    trials = study.get_trials(deepcopy=False)
+    rows = [_row(trial, space) for trial in trials]
+    if not any(trial.state == TrialState.COMPLETE for trial in trials):
+        reasons = [row["why"] for row in rows if row["why"]]
+        told = f" The last one: {reasons[-1]}" if reasons else " Give it more time."
+        raise CifarlibError(f"No trial has finished.{told}")
+    table = pd.DataFrame(rows).set_index("trial")
+    return Tuning(_config(start, study.best_trial.params), table, study, space, start.epochs)
+
+
+def _row(trial: FrozenTrial, space) -> dict[str, Any]:
+    attributes = trial.user_attrs
+    why = attributes.get("pruned") or attributes.get("failed") or ""
+    if studies.was_given_up(trial):
+        why = "its process was killed; it was tried again"
+    values = trial.intermediate_values.values()
+    return {
+        "trial": trial.number,
+        "state": _STATES[trial.state],
+        "accuracy": trial.value
+        if trial.state == TrialState.COMPLETE
+        else max(values, default=None),
+        "epochs": attributes.get("epochs", 0),
+        "seconds": attributes.get("seconds", 0.0),
+        "why": why,
+        **{name: trial.params.get(name) for name in space},
+    }
+
+
+def _value_of_default(tuning: Tuning) -> float | None:
+    value = tuning.trials["accuracy"].get(0)
+    return None if pd.isna(value) else float(value)
