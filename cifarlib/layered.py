@@ -19,6 +19,8 @@ from keras import layers
 
 from cifarlib.errors import InputError, nearest
 
+# What the search of chapter 4 found; `cifarlib tune` wrote it.
+TUNED = Path(__file__).with_name("tuned_cnn.json")
 POOLINGS = ("max", "average", "stride")
 PADDINGS = ("valid", "same")
 ENDINGS = ("flatten", "average")
@@ -37,7 +39,7 @@ class LayeredCNN:
     Raises:
         InputError: for a value that does not fit, or blocks that leave nothing of the image.
 
-    >>> dataclasses.replace(LayeredCNN(), kernel=5).kernel
+    >>> LayeredCNN(padding="same", kernel=5).kernel
     5
     """
 
@@ -136,7 +138,7 @@ def from_json(numbers_: Mapping[str, Any], origin: object = "layers") -> Layered
     Raises:
         InputError: for a name or value that does not fit.
 
-    >>> from_json({"depth": 2}).depth
+    >>> from_json({"padding": "same", "depth": 2}).depth
     2
     """
     known = [field.name for field in dataclasses.fields(LayeredCNN)]

@@ -86,7 +86,7 @@ def find(name: str) -> Design:
 
     Args:
         name: a key of ``DESIGNS``; or the path, ending in ``.json``, of what `tuning` found; or
-            the numbers of a `layered.LayeredCNN` as JSON, such as ``'{"depth": 2}'``.
+            the numbers of a `layered.LayeredCNN` as JSON, such as ``'{"dense": 128}'``.
 
     Raises:
         InputError: if there is none, with the nearest name that is there.
@@ -110,7 +110,7 @@ def _parsed(text: str) -> dict:
     try:
         return json.loads(text)
     except ValueError as error:
-        advice = """Write it as '{"depth": 2, "width": 64}'."""
+        advice = """Write it as '{"dense": 128}'."""
         raise InputError("model", "numbers of layers as JSON", str(error), advice) from error
 
 
@@ -147,7 +147,7 @@ def multiply_adds(network: keras.Model) -> int:
     next to no arithmetic. Training an image costs three times as many.
 
     >>> multiply_adds(build("baseline", "gray"))
-    3835648
+    3981056
     """
     return sum(_multiply_adds(layer) for layer in network.layers)
 

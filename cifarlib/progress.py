@@ -1,6 +1,7 @@
-"""One progress bar for every long loop: tqdm where somebody is watching, silence elsewhere.
+"""Where the time goes: bars while a long loop runs, and a tally of what was not done anew.
 
-Not for results: a bar goes to standard error and leaves nothing behind.
+A bar is shown where somebody is watching; elsewhere there is silence. Not for results: a bar
+goes to standard error and leaves nothing behind.
 """
 
 import os
@@ -30,6 +31,32 @@ def bar(total: int | None, description: str, unit: str = "it", initial: int = 0)
         leave=False,
         disable=not _is_watched(),
     )
+
+
+_remembered: list[float] = []
+REMEMBERED_TYPE = "application/vnd.cifarlib.remembered+json"
+
+
+def remember(seconds: float) -> None:
+    """Note that work which once took so many seconds was read instead of done."""
+    _remembered.append(seconds)
+
+
+class Remembered:
+    """What was read instead of done since this process started; show it at a chapter's end.
+
+    A chapter that goes on where an earlier call was stopped would otherwise look faster than it
+    is. `running` reads the seconds from the output and counts them in.
+    """
+
+    def __init__(self):
+        self.seconds = sum(_remembered)
+
+    def __str__(self) -> str:
+        return f"Read from earlier calls instead of computed again: {self.seconds:,.0f} s of work"
+
+    def _repr_mimebundle_(self, include=None, exclude=None) -> dict[str, object]:
+        return {"text/plain": str(self), REMEMBERED_TYPE: {"seconds": self.seconds}}
 
 
 def _is_watched() -> bool:

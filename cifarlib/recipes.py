@@ -79,6 +79,8 @@ def find(name: str, model: str) -> dict[str, Any]:
 
 
 def _tuned(model: str) -> dict[str, Any]:
+    if model == "tuned_cnn":
+        return layered.read(layered.TUNED).recipe
     if model.endswith(".json"):
         return layered.read(model).recipe
     advice = "Find one with cifarlib tune, and name its file as the model."

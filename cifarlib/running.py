@@ -187,7 +187,7 @@ def _execute(chapter: Chapter, copy: Path, profile: str, facts: dict) -> nbforma
                 raise
             _write(notebook, copy)
             raise ChapterError(_tell_failure(chapter, name, notebook, error)) from error
-    seconds = time.monotonic() - began
+    seconds = time.monotonic() - began + _remembered(notebook)
     notebook.metadata["cifarlib"] = {
         **facts,
         "seconds": round(seconds, 1),
@@ -196,6 +196,13 @@ def _execute(chapter: Chapter, copy: Path, profile: str, facts: dict) -> nbforma
     memory = f", {peak / 2**30:.1f} GiB" if peak else ""
     _say(f"{chapter.number}  {name}: {num_cells} cells in {seconds:.0f} s{memory}")
     return notebook
+
+
+def _remembered(notebook: nbformat.NotebookNode) -> float:
+    """Return what a chapter read from earlier calls instead of computing it, in seconds."""
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+    told = [output.get("data", {}).get(progress.REMEMBERED_TYPE) for output in outputs]
+    return sum(entry["seconds"] for entry in told if entry)
 
 
 def _tell_failure(chapter: Chapter, name: str, notebook, error: Exception) -> str:

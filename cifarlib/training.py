@@ -8,6 +8,7 @@ was not. The test set is not known here.
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -59,7 +60,7 @@ class Config:
     model: str | Callable[[keras.KerasTensor], keras.KerasTensor] = dataclasses.field(
         metadata={
             "help": "a name of cifarlib models, a file of cifarlib tune, or numbers of layers as "
-            """JSON: '{"depth": 2}'; in Python also a design of your own"""
+            """JSON: '{"dense": 128}'; in Python also a design of your own"""
         }
     )
     color: str = _field("rgb", "gray or rgb")
@@ -186,7 +187,7 @@ def train(
         resume: go on with the run in that folder; start it if there is none.
         kept_in: instead of a folder for this run, one for many: each lies under a name made
             from everything that decides its outcome, and is read, or resumed, when the same is
-            asked for again.
+            asked for again of the same code.
         on_epoch: called with each new row of the history; what it raises ends the training.
 
     Returns:
@@ -226,7 +227,7 @@ def train(
             "data": _digest(pictures, labels),
         }
         if kept_in is not None:
-            name = _digest(json.dumps(asked, sort_keys=True).encode())
+            name = _digest(json.dumps(asked, sort_keys=True).encode(), _engine())
             folder, resume = Path(kept_in) / f"{config.model_name}-{name}", True
         claim = runs.claim(Path(folder), asked, resume=resume)
     with contextlib.ExitStack() as held:
@@ -235,7 +236,9 @@ def train(
             session = _Session(config, network, precision, pictures, labels, kept, held_out)
             run_folder = held.enter_context(claim)
             if run_folder and run_folder.is_finished:
-                return runs.read(run_folder.path)
+                run = runs.read(run_folder.path)
+                progress.remember(run.metrics["seconds"])
+                return run
             if run_folder and (checkpoint := run_folder.load_checkpoint()):
                 session.restore(*checkpoint)
             session.run(run_folder, on_epoch)
@@ -486,6 +489,7 @@ class _Session:
             variable.assign(arrays[name])
         self.best_weights = [arrays[name] for name in sorted(arrays) if name.startswith("best_")]
         self.history = history
+        progress.remember(sum(row["seconds"] for row in history))
 
     def metrics(self, network: keras.Model, precision: str) -> dict[str, Any]:
         """Return the figures of the finished run, the validation figures of the plain network."""
@@ -618,6 +622,13 @@ def _described(network: keras.Model) -> bytes:
     for index, name in enumerate(names):
         text = text.replace(f'"{name}"', f'"#{index}"')
     return text.encode()
+
+
+@functools.cache
+def _engine() -> bytes:
+    """Return the source of what decides how training goes."""
+    modules = (augmentation, compute, schedules)
+    return b"".join(Path(name).read_bytes() for name in (__file__, *(m.__file__ for m in modules)))
 
 
 def _digest(*contents: bytes | np.ndarray) -> str:

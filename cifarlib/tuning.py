@@ -25,7 +25,7 @@ from optuna.distributions import (
 )
 from optuna.trial import FrozenTrial, TrialState
 
-from cifarlib import data, devices, files, layered, models, schedules, studies, training
+from cifarlib import data, devices, files, layered, models, progress, schedules, studies, training
 from cifarlib.errors import CifarlibError, InputError, nearest
 from cifarlib.splits import Split
 
@@ -192,7 +192,7 @@ def tune(
     asked = {
         **start.as_json(),
         "model": _model_json(start.model),
-        **{f"space of {name}": _told(distribution) for name, distribution in space.items()},
+        **{f"space of {name}": in_words(distribution) for name, distribution in space.items()},
         "max_multiply_adds": max_multiply_adds,
         "data": training.data_digest(train_split),
     }
@@ -200,6 +200,8 @@ def tune(
     began = time.monotonic()
     with studies.quiet():
         study = studies.begin(journal, asked, pruner)
+        earlier = sum(trial.user_attrs.get("seconds", 0) for trial in study.get_trials())
+        progress.remember(earlier)
         while len(studies.begun(study, default)) < num_trials:
             if time_budget is not None and time.monotonic() - began >= time_budget:
                 break
@@ -302,7 +304,7 @@ def _default(start: training.Config, space: Mapping[str, BaseDistribution]) -> d
         if not is_inside:
             told = f"the default, {value!r}, in what is searched"
             raise InputError(
-                f"space {name}", told, _told(distribution), "Widen it, or start elsewhere."
+                f"space {name}", told, in_words(distribution), "Widen it, or start elsewhere."
             )
         default[name] = value
     return default
@@ -316,8 +318,12 @@ def _config(start: training.Config, params: Mapping[str, Any]) -> training.Confi
     return dataclasses.replace(start, model=model, **others)
 
 
-def _told(distribution: BaseDistribution) -> str:
-    """Return a distribution in words."""
+def in_words(distribution: BaseDistribution) -> str:
+    """Return what a parameter is chosen from.
+
+    >>> in_words(LAYERS["depth"])
+    '1 to 3, step 1'
+    """
     if isinstance(distribution, CategoricalDistribution):
         return ", ".join(map(str, distribution.choices))
     step = f", step {distribution.step:g}" if distribution.step else ""
