@@ -3,15 +3,15 @@
     python benchmarks/networks.py MODEL [--color gray|rgb] [--recipe R] [--seeds 0 1 2] [--record]
 
 The epoch is chosen on held-out training images; each finished run sees the test set once. Runs
-lie in ``runs/`` and are resumed, so that the same command goes on after an interruption. With
-``--record`` the accuracies go to ``results/``.
+are kept beside the decoded data, as those of the chapters are: the same command goes on after an
+interruption, and what was trained is not trained again. With ``--record`` the accuracies go to
+``results/``.
 """
 
 import argparse
 import statistics
-from pathlib import Path
 
-from cifarlib import data, devices, models, recipes, results, run_report, training
+from cifarlib import data, devices, models, recipes, results, run_report, settings, training
 
 SEEDS = [0, 1, 2]
 KEPT = ("epochs", "best_epoch", "validation_accuracy", "seconds", "images_per_second")
@@ -35,9 +35,8 @@ def main() -> None:
     for seed in options.seeds:
         recipe = recipes.find(options.recipe, options.model)
         config = training.Config(options.model, color=options.color, seed=seed, **recipe)
-        folder = Path("runs") / name.removeprefix("network-") / str(seed)
-        run = training.train(config, folder=folder, resume=True)
-        figures = run_report.evaluate(folder).figures
+        run = training.train(config, kept_in=settings.cache_folder() / "runs")
+        figures = run_report.evaluate(run.folder).figures
         accuracies.append(figures["accuracy"])
         for field in KEPT:
             details[field].append(run.metrics[field])
