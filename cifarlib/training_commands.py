@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
-from cifarlib import models, recipes, training
+from cifarlib import models, recipes, settings, training
 from cifarlib.arguments import COMMANDS, Parser
 
 # A trial of a search is short, or there would be few of them.
@@ -36,8 +36,9 @@ def tune(arguments: Sequence[str]) -> None:
     from cifarlib import tuning
 
     asked = vars(tune_parser().parse_args(arguments))
-    ours = ("search", "num_trials", "time_budget", "max_multiply_adds", "journal", "output")
-    search, num_trials, time_budget, max_multiply_adds, journal, output = map(asked.pop, ours)
+    ours = ("search", "num_trials", "time_budget", "max_multiply_adds", "journal")
+    search, num_trials, time_budget, max_multiply_adds, journal = map(asked.pop, ours)
+    count, epochs, output = map(asked.pop, ("finalists", "final_epochs", "output"))
     start = _config({**TRIAL, **asked})
     name = f"runs/tuned-{start.model_name}-{start.color}"
     output = output or f"{name}.json"
@@ -50,8 +51,14 @@ def tune(arguments: Sequence[str]) -> None:
         max_multiply_adds=max_multiply_adds,
         on_trial=lambda trial: print(tuning.told(trial), flush=True),
     )
-    tuning.write(tuned, output, shlex.join(["cifarlib", "tune", *arguments]))
     print(tuned)
+    final = None
+    if count:
+        others = range(start.seed + 1, start.seed + 4)
+        final = tuning.finals(tuned, count, others, kept_in=settings.cache_folder() / "runs")
+        print(final.table().round(1).to_string())
+    command = shlex.join(["cifarlib", "tune", *arguments])
+    tuning.write(tuned, output, command, final=final, epochs=epochs)
     print(f"{output} has it; next: cifarlib train {output} --recipe tuned --color {start.color}")
 
 
@@ -102,6 +109,16 @@ def tune_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         default=None,
         help="file of the study; start the same command twice to search with two processes",
+    )
+    parser.add_argument(
+        "--finalists",
+        type=int,
+        metavar="N",
+        default=0,
+        help="train the N best and the default again, for longer and with three other seeds",
+    )
+    parser.add_argument(
+        "--final-epochs", type=int, metavar="N", default=None, help="epochs of the recipe found"
     )
     parser.add_argument("--output", metavar="FILE", default=None, help="what was found, as JSON")
     return parser

@@ -25,7 +25,18 @@ from optuna.distributions import (
 )
 from optuna.trial import FrozenTrial, TrialState
 
-from cifarlib import data, devices, files, layered, models, progress, schedules, studies, training
+from cifarlib import (
+    data,
+    devices,
+    experiments,
+    files,
+    layered,
+    models,
+    progress,
+    schedules,
+    studies,
+    training,
+)
 from cifarlib.errors import CifarlibError, InputError, nearest
 from cifarlib.splits import Split
 
@@ -61,20 +72,18 @@ class Tuning(NamedTuple):
     """What `tune` returns.
 
     Attributes:
-        best: the configuration of the best trial.
         trials: a row a trial, counted from 0, the default: ``state`` (finished, pruned, failed,
             running), ``accuracy`` on validation images in its best epoch, ``epochs`` trained,
             ``seconds``, ``why`` it was pruned or failed, and a column for each parameter.
         study: Optuna's own object, for all that Optuna can do with it.
         space: what was searched.
-        max_epochs: the epochs of a trial that was not pruned.
+        start: what it started from; its budget is that of a trial.
     """
 
-    best: training.Config
     trials: pd.DataFrame
     study: optuna.Study
     space: dict[str, BaseDistribution]
-    max_epochs: int
+    start: training.Config
 
     def __str__(self) -> str:
         counts = ", ".join(f"{count} {state}" for state, count in self.counts().items())
@@ -86,6 +95,22 @@ class Tuning(NamedTuple):
         if (default := _value_of_default(self)) is not None:
             lines.append(f"Default: {default:.2%}")
         return "\n".join(lines)
+
+    def config(self, number: int) -> training.Config:
+        """Return the configuration of a trial.
+
+        Raises:
+            InputError: if there is no such trial.
+        """
+        if number not in self.trials.index:
+            told = f"a number up to {self.trials.index.max()}"
+            raise InputError("trial", told, repr(number), "Look into .trials.")
+        return _config(self.start, self.study.trials[number].params)
+
+    @property
+    def best(self) -> training.Config:
+        """Return the configuration of the best trial."""
+        return self.config(self.best_trial)
 
     @property
     def best_trial(self) -> int:
@@ -99,7 +124,7 @@ class Tuning(NamedTuple):
     def seconds_saved(self) -> float:
         """Return what pruned trials would have gone on to cost, at their own speed."""
         pruned = self.trials[(self.trials["state"] == "pruned") & (self.trials["epochs"] > 0)]
-        left = self.max_epochs - pruned["epochs"]
+        left = self.start.epochs - pruned["epochs"]
         return float((pruned["seconds"] / pruned["epochs"] * left).sum())
 
     def importance(self) -> pd.Series:
@@ -213,7 +238,58 @@ def tune(
         return _outcome(study, start, space)
 
 
-def write(tuning: Tuning, path: str | Path, command: str) -> None:
+def finals(
+    tuning: Tuning,
+    count: int,
+    seeds: Sequence[int],
+    *,
+    train_split: Split | None = None,
+    kept_in: str | Path | None = None,
+) -> experiments.Comparison:
+    """Train the default and the best trials again, for longer and with other seeds.
+
+    The best of many trials is best partly by luck, and what learns fastest need not go furthest:
+    so finalists have half as many epochs again, and twice the images.
+
+    Args:
+        tuning: the search.
+        count: how many of its best trials.
+        seeds: numbers that the search has not used.
+        train_split: see `training.train`.
+        kept_in: see `training.train`.
+
+    Returns:
+        A comparison of ``"default"`` with ``"trial N"``, best trial first.
+
+    Raises:
+        InputError: if a seed is that of the search.
+    """
+    if tuning.start.seed in seeds:
+        raise InputError("seeds", "others than the search's", str(list(seeds)), "Change them.")
+    ranked = tuning.trials[tuning.trials["state"] == "finished"]["accuracy"].astype(float)
+    best = ranked.drop(0, errors="ignore").nlargest(count).index
+    epochs, size = tuning.start.epochs, tuning.start.train_size
+    budget = {"epochs": epochs + epochs // 2, "train_size": size and 2 * size}
+    variants = {"default": dataclasses.replace(tuning.config(0), **budget)}
+    for number in best:
+        variants[f"trial {number}"] = dataclasses.replace(tuning.config(number), **budget)
+    return experiments.compare(variants, seeds, train_split, kept_in=kept_in)
+
+
+def winner(comparison: experiments.Comparison) -> int:
+    """Return the number of the trial that did best in the finals, 0 for the default."""
+    name = comparison.table()["validation"].idxmax()
+    return 0 if name == "default" else int(name.removeprefix("trial "))
+
+
+def write(
+    tuning: Tuning,
+    path: str | Path,
+    command: str,
+    *,
+    final: experiments.Comparison | None = None,
+    epochs: int | None = None,
+) -> None:
     """Write what was found as a file that stands for a model, see `layered.read`.
 
     The recipe is what the search decided and what its start said otherwise than
@@ -224,20 +300,28 @@ def write(tuning: Tuning, path: str | Path, command: str) -> None:
         tuning: the outcome.
         path: where to write.
         command: the command line that repeats the search.
+        final: the finals, to write their winner instead of the best trial.
+        epochs: for how long the recipe is to train; None to leave that to `training.Config`.
     """
+    number = tuning.best_trial if final is None else winner(final)
+    chosen = tuning.config(number)
     budget = ("model", "seed", "color", "epochs", "train_size", "patience", "num_devices")
     recipe = {}
     for field in dataclasses.fields(training.Config):
-        value = getattr(tuning.best, field.name)
+        value = getattr(chosen, field.name)
         if field.name not in budget and (value != field.default or field.name in tuning.space):
             recipe[field.name] = list(value) if isinstance(value, tuple) else value
+    if epochs is not None:
+        recipe["epochs"] = epochs
     description = data.current()
     about = {
         "command": command,
         "metric": "validation accuracy of the best epoch",
-        "validation_accuracy": tuning.study.best_value,
         "best_trial": tuning.best_trial,
+        "best_validation_accuracy": tuning.study.best_value,
         "default_validation_accuracy": _value_of_default(tuning),
+        "chosen_trial": number,
+        "finals": None if final is None else _told_finals(final),
         "trials": tuning.counts(),
         "seconds": float(tuning.trials["seconds"].sum()),
         "seconds_saved_by_pruning": tuning.seconds_saved(),
@@ -248,7 +332,7 @@ def write(tuning: Tuning, path: str | Path, command: str) -> None:
         "accelerators": devices.accelerators(),
         "versions": {**devices.versions(), "optuna": optuna.__version__},
     }
-    model = _model_json(tuning.best.model)
+    model = _model_json(chosen.model)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     files.write_json(Path(path), {"model": model, "recipe": recipe, "search": about})
 
@@ -263,6 +347,15 @@ def told(trial: FrozenTrial) -> str:
         for name, value in trial.params.items()
     )
     return f"trial {trial.number}: {row['state']}{why}{accuracy}, {row['seconds']:.0f} s; {params}"
+
+
+def _told_finals(final: experiments.Comparison) -> dict[str, Any]:
+    def told(run) -> dict[str, Any]:
+        asked = ("seed", "epochs", "train_size")
+        about = {name: run.metrics["config"][name] for name in asked}
+        return {**about, "validation_accuracy": run.metrics["validation_accuracy"]}
+
+    return {name: [told(run) for run in finished] for name, finished in final.runs.items()}
 
 
 def _check_numbers(num_trials, time_budget, max_multiply_adds) -> None:
@@ -393,7 +486,7 @@ def _outcome(study: optuna.Study, start: training.Config, space) -> Tuning:
         told = f" The last one: {reasons[-1]}" if reasons else " Give it more time."
         raise CifarlibError(f"No trial has finished.{told}")
     table = pd.DataFrame(rows).set_index("trial")
-    return Tuning(_config(start, study.best_trial.params), table, study, space, start.epochs)
+    return Tuning(table, study, space, start)
 
 
 def _row(trial: FrozenTrial, space) -> dict[str, Any]:
