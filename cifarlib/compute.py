@@ -9,7 +9,7 @@ import contextlib
 import functools
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import keras
@@ -99,6 +99,22 @@ def predict(network: keras.Model, pictures: np.ndarray) -> np.ndarray:
     if jit_compile() is False:
         network.jit_compile = False
     return network.predict(pictures, batch_size=PREDICTION_BATCH, verbose=0)
+
+
+def free(variables: Iterable[keras.Variable]) -> None:
+    """Give back the memory of variables that nobody will read again.
+
+    TensorFlow keeps it for as long as a compiled function that once read them, and some of
+    those that Keras makes are never let go.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return
+    import tensorflow
+
+    for variable in variables:
+        for part in getattr(variable.value, "values", [variable.value]):  # one a device
+            empty = tensorflow.zeros([0], part.dtype)
+            tensorflow.raw_ops.AssignVariableOp(resource=part.handle, value=empty)
 
 
 @contextlib.contextmanager

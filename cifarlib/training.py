@@ -234,6 +234,7 @@ def train(
         with compute.parallel(config.num_devices):
             # What cannot be trained fails here, before the folder is made.
             session = _Session(config, network, precision, pictures, labels, kept, held_out)
+            held.callback(compute.free, [session.learner.pictures, session.learner.labels])
             run_folder = held.enter_context(claim)
             if run_folder and run_folder.is_finished:
                 run = runs.read(run_folder.path)
