@@ -20,7 +20,7 @@ keras = pytest.importorskip("keras")
 import tuning_problem as problem  # noqa: E402
 from tuning_problem import SPACE, TINY, counted, make_split, search, start  # noqa: E402
 
-from cifarlib import layered, models, recipes, runs, studies, training, tuning  # noqa: E402
+from cifarlib import layered, models, recipes, studies, training, tuning  # noqa: E402
 from cifarlib.errors import CifarlibError, InputError  # noqa: E402
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
@@ -161,8 +161,11 @@ def test_numbers_that_do_not_fit_are_refused(options, message):
 # Stopped and continued
 
 
-@pytest.mark.parametrize("call", [1, 2, 5, 13])
+@pytest.mark.parametrize("call", [1, 2, 5, "last"])
 def test_a_study_that_was_interrupted_ends_as_if_it_had_not_been(call, whole, journal):
+    if call == "last":
+        call = 1 + max(whole.trials.index[whole.trials["state"] == "finished"])
+        assert call > 10, "the sampler has begun to learn"
     with pytest.raises(KeyboardInterrupt):
         search(journal, num_trials=14, stumbles={call: KeyboardInterrupt()})
     tuned = search(journal, num_trials=14)
@@ -360,7 +363,9 @@ def test_a_changed_pixel_or_label_is_another_data_set(journal):
             search(journal, 2, split=changed)
 
 
-def test_a_design_of_ones_own_that_has_changed_is_another_study(journal):
+def test_a_design_of_ones_own_that_has_changed_is_another_study(
+    journal, monkeypatch
+):
     def design(num_units):
         def mine(x):
             return keras.layers.Dense(num_units)(keras.layers.Flatten()(x))
@@ -368,13 +373,10 @@ def test_a_design_of_ones_own_that_has_changed_is_another_study(journal):
         return mine
 
     space = {"label_smoothing": FloatDistribution(0, 0.5)}
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(
-            pytest.MonkeyPatch.context()
-        ).setattr(problem, "score", lambda config: 0.5)
-        search(journal, 1, start=start(model=design(2)), space=space)
-        with pytest.raises(InputError):
-            search(journal, 2, start=start(model=design(3)), space=space)
+    monkeypatch.setattr(problem, "score", lambda config: 0.5)
+    search(journal, 1, start=start(model=design(2)), space=space)
+    with pytest.raises(InputError):
+        search(journal, 2, start=start(model=design(3)), space=space)
 
 
 def test_a_damaged_journal_is_reported_and_left_alone(journal):
@@ -410,7 +412,14 @@ class XlaRuntimeError(RuntimeError):
         (ResourceExhaustedError("OOM when allocating tensor"), "out of memory"),
         (OutOfMemoryError("CUDA out of memory. Tried to allocate"), "out of memory"),
         (XlaRuntimeError("RESOURCE_EXHAUSTED: Failed to allocate 3 bytes"), "out of memory"),
-        (RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory"), "out of memory"),
+        (
+            RuntimeError(
+                "[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't "
+                "allocate memory: you tried to allocate 9 bytes. Error code 12 (Cannot allocate "
+                "memory)"
+            ),
+            "out of memory",
+        ),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -452,9 +461,6 @@ def test_layers_that_leave_nothing_of_the_image_are_recorded():
 
 
 def test_a_network_that_is_too_large_is_pruned_with_the_reason_and_never_trained():
-    # Of a network of TINY's kind only the width's convolutions count; 2 is the default's.
-    limit = models.multiply_adds(models.build(dataclasses.replace(TINY, width=4), "gray"))
-    space = {"width": CategoricalDistribution([2, 3, 4, 30])}
     with problem.pretending() as trained:
         tuned = tuning.tune(
             start(model=dataclasses.replace(TINY, max_width=64)),
@@ -463,7 +469,6 @@ def test_a_network_that_is_too_large_is_pruned_with_the_reason_and_never_trained
             max_multiply_adds=10**6,
             train_split=make_split(),
         )
-    assert space and limit
     pruned = tuned.trials[tuned.trials["state"] == "pruned"]
     assert len(pruned) and set(pruned["width"]) == {60}
     assert pruned["why"].str.fullmatch(r"\d+ million multiply-adds, too many").all()
@@ -551,9 +556,12 @@ def test_saved_seconds_of_a_search_follow_from_its_clock(clock):
 
 def test_importance_tells_the_parameter_that_decides(monkeypatch):
     monkeypatch.setattr(problem, "score", lambda config: config.model.width / 500)
-    shares = search(num_trials=14).importance()
-    assert list(shares.index)[0] == "width" and shares.index.size == 3
-    assert shares["width"] > 0.8 and shares.sum() == pytest.approx(1)
+    # Trials of one epoch are never pruned.
+    tuned = search(start=start(epochs=1), num_trials=25)
+    assert states(tuned) == ["finished"] * 25
+    shares = tuned.importance()
+    assert shares.index[0] == "width" and set(shares.index) == set(SPACE)
+    assert shares["width"] > 0.5 and shares.sum() == pytest.approx(1)
     assert shares.is_monotonic_decreasing
 
 
@@ -627,12 +635,11 @@ def test_a_search_goes_on_from_what_was_written(written, whole):
     assert tuned.study.trials[0].params == whole.study.best_trial.params
 
 
-def test_a_recipe_holds_what_was_searched_and_what_was_not_the_usual():
+def test_a_recipe_holds_what_was_searched_and_what_was_not_the_usual(monkeypatch):
     space = {"learning_rate": SPACE["learning_rate"], "ema": CategoricalDistribution([0.998])}
     asked = start(model="layered_cnn", augmentation=("flip",), train_size=40, patience=2, seed=4)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(problem, "score", lambda config: 0.5)
-        tuned = search(start=asked, space=space, num_trials=1)
+    monkeypatch.setattr(problem, "score", lambda config: 0.5)
+    tuned = search(start=asked, space=space, num_trials=1)
     tuning.write(tuned, "best.json", "")
     recipe = layered.read("best.json").recipe
     assert recipe == {
@@ -643,10 +650,9 @@ def test_a_recipe_holds_what_was_searched_and_what_was_not_the_usual():
     }
 
 
-def test_of_a_registered_model_the_name_is_written():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(problem, "score", lambda config: 0.5)
-        tuned = search(start=start(model="baseline"), space=["schedule"], num_trials=2)
+def test_of_a_registered_model_the_name_is_written(monkeypatch):
+    monkeypatch.setattr(problem, "score", lambda config: 0.5)
+    tuned = search(start=start(model="baseline"), space=["schedule"], num_trials=2)
     tuning.write(tuned, "best.json", "")
     assert layered.read("best.json").model == "baseline"
     assert set(recipes.find("tuned", "best.json")) >= {"schedule"}
@@ -688,9 +694,3 @@ def test_the_test_set_stays_closed(tiny_gray, monkeypatch):
     with problem.pretending():
         tuning.tune(start(), SPACE, num_trials=2)
     assert splits.uses_of_test_set() == ()
-
-
-def test_runs_are_what_pretending_returns():
-    run = problem.pretend(start(), on_epoch=lambda row: None)
-    assert isinstance(run, runs.Run)
-    assert optuna.__version__ >= "5"
