@@ -465,7 +465,7 @@ def test_what_cannot_be_searched_is_told_in_one_line(arguments, told, capsys):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["tune"], ["tune", "layered_cnn", "--num-trials", "many"], ["tune", "layered_cnn", "--jornal"]],
+    [["tune"], ["tune", "layered_cnn", "--num-trials", "many"], ["tune", "baseline", "--jornal"]],
     ids=" ".join,
 )
 def test_arguments_that_tune_does_not_take_are_bad_input(arguments, capsys):

@@ -97,9 +97,7 @@ def test_filters_double_up_to_the_limit():
 
 def test_only_the_last_convolution_of_a_block_strides():
     network = models.build(LayeredCNN(blocks=1, depth=3, pooling="stride", padding="same"))
-    strides = [
-        layer.strides for layer in network.layers if isinstance(layer, keras.layers.Conv2D)
-    ]
+    strides = [layer.strides for layer in network.layers if isinstance(layer, keras.layers.Conv2D)]
     assert strides == [(1, 1), (1, 1), (2, 2)]
 
 
@@ -143,7 +141,7 @@ def test_what_is_refused_is_what_keras_could_not_build(monkeypatch):
 
 
 def test_layers_that_leave_nothing_say_after_which_block():
-    with pytest.raises(InputError, match="nothing after block 3.*fewer or smaller.*same"):
+    with pytest.raises(InputError, match=r"nothing after block 3.*fewer or smaller.*same"):
         LayeredCNN(kernel=5, depth=2)
     assert LayeredCNN(kernel=5, depth=2, padding="same")
 

@@ -111,7 +111,7 @@ def test_the_tuned_recipe_is_the_one_in_the_file(tmp_path):
 
 @pytest.mark.parametrize("model", ["baseline", '{"width": 2}'])
 def test_a_model_that_no_search_has_found_has_no_tuned_recipe(model):
-    with pytest.raises(InputError, match="a model that a search has found.*cifarlib tune"):
+    with pytest.raises(InputError, match=r"a model that a search has found.*cifarlib tune"):
         recipes.find("tuned", model)
 
 

@@ -344,9 +344,10 @@ def test_a_damaged_journal_is_told_with_its_last_good_trial_and_left_alone(finis
 def test_of_a_damaged_journal_the_lines_that_are_named_can_be_continued(finished, tmp_path):
     lines = lines_of(finished)
     finished.write_bytes(b"".join(garbage_in_the_middle(lines)))
-    with pytest.raises(InputError, match=f"a damaged line {len(lines) - 8} of {len(lines) + 1}") as e:
+    message = f"a damaged line {len(lines) - 8} of {len(lines) + 1}"
+    with pytest.raises(InputError, match=message) as caught:
         begin(finished)
-    assert f"its first {len(lines) - 9} lines" in str(e.value)
+    assert f"its first {len(lines) - 9} lines" in str(caught.value)
     saved = tmp_path / "saved.journal"
     saved.write_bytes(b"".join(lines[:-9]))
     go_on(begin(saved), 1)
@@ -422,9 +423,7 @@ def test_a_journal_that_may_not_be_written_or_read_is_told(finished, monkeypatch
 def test_a_last_line_that_another_process_is_still_writing_is_waited_for(finished, monkeypatch):
     lines = lines_of(finished)
     finished.write_bytes(b"".join(lines)[:-10])
-    monkeypatch.setattr(
-        studies.time, "sleep", lambda _: finished.write_bytes(b"".join(lines))
-    )
+    monkeypatch.setattr(studies.time, "sleep", lambda _: finished.write_bytes(b"".join(lines)))
     assert len(begin(finished).trials) == 3
 
 

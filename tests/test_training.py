@@ -646,14 +646,14 @@ def test_each_new_epoch_is_told_as_the_history_has_it(split):
 
 
 def test_what_is_raised_after_an_epoch_ends_the_training_and_it_can_be_resumed(split, tmp_path):
-    class Enough(Exception):
+    class EnoughError(Exception):
         pass
 
     def stop(row):
         if row["epoch"] == 2:
-            raise Enough
+            raise EnoughError
 
-    with pytest.raises(Enough):
+    with pytest.raises(EnoughError):
         training.train(config(), split, folder=tmp_path / "run", on_epoch=stop)
     epochs = []
     run = training.train(
@@ -685,16 +685,16 @@ def test_a_kept_run_is_read_again_and_an_interrupted_one_resumed(split, base_run
 def folder_of(asked, split, tmp_path):
     """Return the name under which a run is kept, without training it."""
 
-    class Enough(Exception):
+    class EnoughError(Exception):
         pass
 
     claimed = []
 
     def claim(path, asked, *, resume):
         claimed.append(path.name)
-        raise Enough
+        raise EnoughError
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Enough):
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(EnoughError):
         patch.setattr(runs, "claim", claim)
         training.train(asked, split, kept_in=tmp_path)
     return claimed[0]

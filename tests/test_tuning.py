@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-import optuna
 import pandas as pd
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
@@ -323,7 +322,7 @@ def test_no_trial_is_begun_after_the_time_budget(clock, journal, whole):
 
 
 def test_a_budget_that_is_no_time_at_all_says_that_nothing_has_finished():
-    with pytest.raises(CifarlibError, match="No trial has finished. Give it more time"):
+    with pytest.raises(CifarlibError, match=r"No trial has finished\. Give it more time"):
         search(time_budget=0)
 
 
@@ -363,9 +362,7 @@ def test_a_changed_pixel_or_label_is_another_data_set(journal):
             search(journal, 2, split=changed)
 
 
-def test_a_design_of_ones_own_that_has_changed_is_another_study(
-    journal, monkeypatch
-):
+def test_a_design_of_ones_own_that_has_changed_is_another_study(journal, monkeypatch):
     def design(num_units):
         def mine(x):
             return keras.layers.Dense(num_units)(keras.layers.Flatten()(x))
@@ -445,7 +442,7 @@ def test_if_the_first_trial_fails_the_others_still_count_and_if_all_do_the_last_
     tuned = search(num_trials=3, stumbles={1: MemoryError()})
     assert states(tuned) == ["failed", "finished", "finished"]
     assert "Default" not in str(tuned)
-    with pytest.raises(CifarlibError, match="No trial has finished. The last one: too hot"):
+    with pytest.raises(CifarlibError, match=r"No trial has finished\. The last one: too hot"):
         stumbles = {1: MemoryError(), 2: training.DivergedError("too hot")}
         search(num_trials=2, stumbles=stumbles)
 
@@ -583,7 +580,10 @@ def test_each_trial_is_told_in_a_line(clock):
     lines = []
     search(
         num_trials=3,
-        space={"dense_dropout": FloatDistribution(0, 0.9), "pooling": CategoricalDistribution(["max"])},
+        space={
+            "dense_dropout": FloatDistribution(0, 0.9),
+            "pooling": CategoricalDistribution(["max"]),
+        },
         stumbles={**lasting(clock, 61), 2: MemoryError()},
         on_trial=lambda trial: lines.append(tuning.told(trial)),
     )
@@ -680,7 +680,7 @@ def test_a_real_trial_that_diverges_is_recorded():
     # Nobody learns with weights that grow a hundredfold a step.
     space = {"weight_decay": CategoricalDistribution([0.05, 100.0])}
     fields = {"learning_rate": 100.0, "batch_size": 4}
-    with pytest.raises(CifarlibError, match="No trial has finished. The last one: .*not finite"):
+    with pytest.raises(CifarlibError, match=r"No trial has finished\. The last one: .*not finite"):
         tuning.tune(
             dataclasses.replace(asked, **fields), space, num_trials=1, train_split=make_split()
         )
