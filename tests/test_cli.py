@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import json
 import re
+import shlex
 import sys
 import warnings
 from pathlib import Path
@@ -389,3 +390,118 @@ def test_train_has_a_flag_for_every_field_of_the_configuration(capsys):
     told = capsys.readouterr().out
     for field in dataclasses.fields(training.Config):
         assert f"--{field.name.replace('_', '-')}" in told or field.name == "model"
+
+
+# cifarlib tune
+
+LAYERS = '{"blocks": 2, "width": 2, "max_width": 4, "dense": 4}'
+TUNE = ["tune", LAYERS, "--color", "gray", "--epochs", "1", "--train-size", "20"]
+TUNE += ["--validation-fraction", "0.2", "--batch-size", "10", "--search", "dense,learning_rate"]
+
+
+@pytest.fixture
+def wide(monkeypatch):
+    """Let the dense layer of ``LAYERS`` be one of those that are searched."""
+    tuning = pytest.importorskip("cifarlib.tuning")
+    choices = tuning.CategoricalDistribution([0, 4])
+    monkeypatch.setitem(tuning.LAYERS, "dense", choices)
+
+
+def test_what_a_search_finds_is_written_and_can_be_trained(synthetic_source, wide, capsys):
+    assert cli.main([*TUNE, "--num-trials", "2"]) == 0
+    first = capsys.readouterr().out.splitlines()
+    assert first[0].startswith("trial 0: finished ") and "dense 4, learning_rate 0.003" in first[0]
+    assert first[1].startswith("trial 1: ")
+    path = "runs/tuned-layered_cnn-gray.json"
+    assert first[-1] == f"{path} has it; next: cifarlib train {path} --recipe tuned --color gray"
+    assert Path("runs/tuned-layered_cnn-gray.journal").exists()
+    found = json.loads(Path(path).read_text())
+    assert found["model"]["width"] == 2 and "learning_rate" in found["recipe"]
+    assert found["search"]["data_kind"] == "synthetic"
+    assert shlex.split(found["search"]["command"]) == ["cifarlib", *TUNE, "--num-trials", "2"]
+
+    # The same command again finds the study finished; with more trials it goes on.
+    assert cli.main([*TUNE, "--num-trials", "2"]) == 0
+    assert not capsys.readouterr().out.startswith("trial")
+    assert cli.main([*TUNE, "--num-trials", "3", "--seed", "1"]) == 2
+    assert "a study with seed = 1, found 0" in capsys.readouterr().err
+
+    words = first[-1].rpartition("next: cifarlib ")[2].split()
+    assert cli.main([*words, "--epochs", "1", "--validation-fraction", "0.2"]) == 0
+    assert Path("runs/layered_cnn-gray-0/model.keras").exists()
+
+
+def test_what_was_found_can_be_trained_whatever_its_file_is_called(synthetic_source, wide, capsys):
+    output = "my best"
+    try:
+        status = cli.main([*TUNE, "--num-trials", "1", "--output", output])
+    except SystemExit as caught:  # refused as an argument
+        status = caught.code
+    told = capsys.readouterr().out
+    if status != 2:
+        words = shlex.split(told.splitlines()[-1].rpartition("next: cifarlib ")[2])
+        assert cli.main([*words, "--epochs", "1", "--validation-fraction", "0.2"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["tune", "layered"], "Did you mean layered_cnn"),
+        (["tune", "layered_cnn", "--search", "widht"], "Did you mean width"),
+        (["tune", "baseline", "--search", "width"], "any of learning_rate, schedule"),
+        (["tune", "layered_cnn", "--num-trials", "0"], "num_trials"),
+        (["tune", '{"depht": 2}'], "Did you mean depth"),
+        (["tune", "nowhere.json"], "a model found by cifarlib tune"),
+        (["train", "nowhere.json"], "a model found by cifarlib tune"),
+        (["train", "baseline", "--recipe", "tuned"], "a model that a search has found"),
+    ],
+    ids=" ".join,
+)
+def test_what_cannot_be_searched_is_told_in_one_line(arguments, told, capsys):
+    assert cli.main(arguments) == 2
+    output, errors = capsys.readouterr()
+    assert output == "" and errors.count("\n") == 1 and told in errors
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["tune"], ["tune", "layered_cnn", "--num-trials", "many"], ["tune", "baseline", "--jornal"]],
+    ids=" ".join,
+)
+def test_arguments_that_tune_does_not_take_are_bad_input(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == 2
+    assert re.fullmatch(r"cifarlib tune: .*--help\)\n", capsys.readouterr().err)
+
+
+def test_an_interrupted_search_says_that_the_same_command_continues(
+    synthetic_source, wide, monkeypatch, capsys
+):
+    from cifarlib import training
+
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "train", interrupt)
+        assert cli.main([*TUNE, "--num-trials", "1"]) == 130
+    assert "interrupted; the same command continues" in capsys.readouterr().err
+    assert cli.main([*TUNE, "--num-trials", "1"]) == 0
+    assert capsys.readouterr().out.startswith("trial 1: finished")
+
+
+def test_the_help_of_tune_tells_its_own_defaults(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["tune", "--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    for option in ("--search", "--num-trials", "--time-budget", "--max-multiply-adds", "--journal"):
+        assert option in told
+    assert "(default: 8)" in told and "(default: 10000)" in told
+
+
+def test_a_tuned_recipe_that_names_no_field_is_told_in_one_line(capsys):
+    Path("found.json").write_text('{"model": "baseline", "recipe": {"lerning_rate": 0.01}}')
+    assert cli.main(["train", "found.json", "--recipe", "tuned"]) == 2
+    errors = capsys.readouterr().err
+    assert errors.count("\n") == 1 and "found.json" in errors and "learning_rate" in errors

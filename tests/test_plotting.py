@@ -125,3 +125,107 @@ def test_reliability_is_drawn_in_percent_beside_the_diagonal():
     np.testing.assert_allclose(line.get_xdata(), [30, 90])
     np.testing.assert_allclose(line.get_ydata(), [20, 80])
     assert "as trained" in texts(figure)
+
+
+def make_comparison() -> pd.DataFrame:
+    """Return two variants with two seeds and three epochs each."""
+    rows = [
+        (variant, seed, epoch, 0.1 * epoch + 0.01 * seed, 0.2 * epoch + level + 0.1 * seed)
+        for variant, level in (("plain", 0.0), ("dropout", 0.05))
+        for seed in (0, 1)
+        for epoch in (1, 2, 3)
+    ]
+    columns = ["variant", "seed", "epoch", "accuracy", "validation_accuracy"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def test_a_comparison_has_a_line_of_means_and_a_band_of_all_seeds_for_each_variant():
+    figure = plotting.plot_comparison(make_comparison(), "Dropout")
+    training, validation = figure.axes
+    assert [line.get_label() for line in validation.lines] == ["plain", "dropout"]
+    np.testing.assert_allclose(training.lines[0].get_ydata(), [10.5, 20.5, 30.5])
+    np.testing.assert_allclose(validation.lines[1].get_ydata(), [30, 50, 70])
+    np.testing.assert_array_equal(validation.lines[1].get_xdata(), [1, 2, 3])
+    band = validation.collections[1].get_paths()[0].vertices
+    assert band[:, 1].min() == pytest.approx(25) and band[:, 1].max() == pytest.approx(75)
+    assert len({line.get_marker() for line in validation.lines}) == 2, "told apart without colour"
+    assert "Dropout" in texts(figure) and "accuracy (%)" in texts(figure)
+    assert training.get_xlabel() == validation.get_xlabel() == "epoch"
+
+
+def test_a_comparison_of_one_epoch_with_one_seed_is_visible():
+    histories = make_comparison().query("epoch == 1 and seed == 0")
+    figure = plotting.plot_comparison(histories)
+    assert all(line.get_marker() != "None" for ax in figure.axes for line in ax.lines)
+
+
+def make_trials() -> pd.DataFrame:
+    rows = [
+        ("finished", 0.50, 32, 0.001, "max", False),
+        ("pruned", 0.30, 16, 0.01, "max", True),
+        ("failed", None, 64, 0.03, "stride", True),
+        ("finished", 0.60, 48, 0.002, "average", True),
+        ("finished", 0.55, 16, 0.005, "max", False),
+        ("running", None, 16, 0.004, "max", False),
+    ]
+    columns = ["state", "accuracy", "width", "learning_rate", "pooling", "batch_normalization"]
+    return pd.DataFrame(rows, columns=columns).rename_axis("trial")
+
+
+def test_a_search_shows_how_each_trial_ended_and_the_best_so_far():
+    figure = plotting.plot_search(make_trials())
+    (ax,) = figure.axes
+    finished, pruned = ax.collections
+    assert (finished.get_label(), pruned.get_label()) == ("finished", "pruned")
+    np.testing.assert_allclose(finished.get_offsets(), [[0, 50], [3, 60], [4, 55]])
+    np.testing.assert_allclose(pruned.get_offsets(), [[1, 30]])
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), [50, 50, 50, 60, 60, 60])
+    assert "default" in texts(figure) and "validation accuracy (%)" in texts(figure)
+    figure = plotting.plot_search(make_trials().iloc[1:])
+    assert "default" not in texts(figure), "trial 0 is not there"
+
+
+def test_importance_is_drawn_in_percent_the_largest_on_top():
+    shares = pd.Series({"width": 0.7, "kernel": 0.3})
+    (ax,) = plotting.plot_importance(shares).axes
+    names = [label.get_text() for label in ax.get_yticklabels()]
+    assert names == ["kernel", "width"], "from below"
+    assert [bar.get_width() for bar in ax.patches] == pytest.approx([30, 70])
+
+
+PARAMETERS = ["width", "learning_rate", "pooling", "batch_normalization"]
+
+
+def test_finished_trials_are_lines_through_their_values_the_best_one_thick():
+    figure = plotting.plot_parallel(make_trials(), PARAMETERS)
+    lines = [line for line in figure.axes[0].lines if len(line.get_xdata()) == len(PARAMETERS)]
+    assert len(lines) == 3, "finished trials alone"
+    *_, best = lines
+    assert best.get_linewidth() > lines[0].get_linewidth()
+    # Of 16, 32, 48; 0.001, 0.002, 0.005; average, max; False, True.
+    np.testing.assert_allclose(best.get_ydata(), [1, 0.5, 0, 1])
+    np.testing.assert_allclose(lines[0].get_ydata(), [0.5, 0, 1, 0])
+    assert {"16", "48", "max", "average", "True", "False"} <= set(texts(figure).split())
+
+
+@pytest.mark.parametrize("num_trials", [1, 2])
+def test_few_trials_that_are_all_equal_can_be_drawn(num_trials):
+    trials = make_trials().iloc[[0] * num_trials].reset_index(drop=True)
+    figure = plotting.plot_parallel(trials, PARAMETERS)
+    figure.canvas.draw()
+    plotting.plot_search(trials).canvas.draw()
+
+
+def test_values_drawn_from_a_range_lie_where_their_logarithm_is():
+    rates = np.geomspace(1e-4, 1e-2, 9)
+    trials = pd.DataFrame({"state": "finished", "accuracy": np.arange(9) / 9, "rate": rates})
+    figure = plotting.plot_parallel(trials, ["rate", "rate"])
+    lines = [line for line in figure.axes[0].lines if line.get_xdata()[0] != line.get_xdata()[1]]
+    np.testing.assert_allclose([line.get_ydata()[0] for line in lines], np.arange(9) / 8, atol=1e-9)
+    assert {"0.0001", "0.01"} <= set(texts(figure).split())
+
+
+def test_many_choices_that_are_names_can_be_drawn():
+    names = [f"choice{index}" for index in range(9)]
+    trials = pd.DataFrame({"state": "finished", "accuracy": np.arange(9) / 9, "kind": names})
+    plotting.plot_parallel(trials, ["kind"])

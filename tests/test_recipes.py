@@ -1,5 +1,7 @@
 """Recipes beside what the projects published, and beside what training accepts."""
 
+import json
+
 import pytest
 
 keras = pytest.importorskip("keras")
@@ -96,3 +98,23 @@ def test_an_unknown_recipe_is_told_the_nearest(asked, meant):
 def test_a_model_without_a_published_recipe_is_told_those_with_one():
     with pytest.raises(InputError, match=r"baseline, .*resnet18.*found 'vit_tiny'.*modern"):
         recipes.find("published", "vit_tiny")
+
+
+def test_the_tuned_recipe_is_the_one_in_the_file(tmp_path):
+    path = tmp_path / "found.json"
+    recipe = {"learning_rate": 0.01, "augmentation": ["flip"]}
+    path.write_text(json.dumps({"model": {"width": 2}, "recipe": recipe}))
+    assert recipes.find("tuned", str(path)) == recipe
+    config = training.Config(str(path), **recipes.find("tuned", str(path)))
+    assert config.augmentation == ("flip",) and config.learning_rate == 0.01
+
+
+@pytest.mark.parametrize("model", ["baseline", '{"width": 2}'])
+def test_a_model_that_no_search_has_found_has_no_tuned_recipe(model):
+    with pytest.raises(InputError, match=r"a model that a search has found.*cifarlib tune"):
+        recipes.find("tuned", model)
+
+
+def test_a_file_that_is_not_there_has_no_tuned_recipe():
+    with pytest.raises(InputError, match=r"nowhere\.json"):
+        recipes.find("tuned", "nowhere.json")

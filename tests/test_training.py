@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import random
+import shlex
 import signal
 import subprocess
 import sys
@@ -15,7 +16,15 @@ import pytest
 
 keras = pytest.importorskip("keras")
 
-from cifarlib import models, recipes, runs, splits, training, training_commands  # noqa: E402
+from cifarlib import (  # noqa: E402
+    layered,
+    models,
+    recipes,
+    runs,
+    splits,
+    training,
+    training_commands,
+)
 from cifarlib.errors import CifarlibError, InputError  # noqa: E402
 from cifarlib.splits import Split  # noqa: E402
 
@@ -625,3 +634,155 @@ def test_train_size_is_kept_to_the_image(split, size):
         training.train(config(train_size=size, epochs=1), split).metrics["num_training_images"]
         == size
     )
+
+
+# What the search and the comparisons ask of training
+
+
+def test_each_new_epoch_is_told_as_the_history_has_it(split):
+    rows = []
+    run = training.train(config(), split, on_epoch=rows.append)
+    assert rows == run.history.to_dict("records")
+
+
+def test_what_is_raised_after_an_epoch_ends_the_training_and_it_can_be_resumed(split, tmp_path):
+    class EnoughError(Exception):
+        pass
+
+    def stop(row):
+        if row["epoch"] == 2:
+            raise EnoughError
+
+    with pytest.raises(EnoughError):
+        training.train(config(), split, folder=tmp_path / "run", on_epoch=stop)
+    epochs = []
+    run = training.train(
+        config(),
+        split,
+        folder=tmp_path / "run",
+        resume=True,
+        on_epoch=lambda row: epochs.append(row["epoch"]),
+    )
+    assert epochs == [3] and len(run.history) == 3
+
+
+def test_a_kept_run_is_read_again_and_an_interrupted_one_resumed(split, base_run, tmp_path):
+    def stop(row):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        training.train(config(), split, kept_in=tmp_path / "kept", on_epoch=stop)
+    epochs = []
+    resumed = training.train(config(), split, kept_in=tmp_path / "kept", on_epoch=epochs.append)
+    assert [row["epoch"] for row in epochs] == [2, 3]
+    assert outcome(resumed) == outcome(base_run)
+    again = training.train(config(), split, kept_in=tmp_path / "kept", on_epoch=epochs.append)
+    assert len(epochs) == 2, "nothing is trained twice"
+    assert again.folder == resumed.folder and outcome(again)[0] == outcome(base_run)[0]
+    assert again.folder.parent == tmp_path / "kept" and again.folder.name.startswith("narrow-")
+
+
+def folder_of(asked, split, tmp_path):
+    """Return the name under which a run is kept, without training it."""
+
+    class EnoughError(Exception):
+        pass
+
+    claimed = []
+
+    def claim(path, asked, *, resume):
+        claimed.append(path.name)
+        raise EnoughError
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(EnoughError):
+        patch.setattr(runs, "claim", claim)
+        training.train(asked, split, kept_in=tmp_path)
+    return claimed[0]
+
+
+@once
+def test_whatever_decides_the_outcome_is_in_the_name_of_a_kept_run(split, tmp_path):
+    names = [folder_of(config(), split, tmp_path)]
+    assert folder_of(config(), split, tmp_path) == names[0]
+    for field, value in CHANGES.items():
+        if field != "num_devices":
+            names.append(folder_of(config(**{field: value}), split, tmp_path))
+    changed = Split(split.images.copy(), split.labels.copy())
+    changed.images[3, 0, 0, 0] ^= 1
+    names.append(folder_of(config(), changed, tmp_path))
+    relabelled = Split(split.images, split.labels[::-1].copy())
+    names.append(folder_of(config(), relabelled, tmp_path))
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"folder": "a", "kept_in": "b"}, "nothing beside kept_in"),
+        ({"folder": ""}, "folder: expected a path"),
+        ({"kept_in": ""}, "kept_in: expected a path"),
+    ],
+)
+def test_folders_that_do_not_fit_are_refused(options, message, split):
+    with pytest.raises(InputError, match=message):
+        training.train(config(), split, **options)
+
+
+def test_the_digest_of_images_tells_every_pixel_label_and_shape_apart(split, tiny, monkeypatch):
+    from cifarlib import data
+
+    found = [training.data_digest(split)]
+    assert training.data_digest(Split(split.images.copy(), list(split.labels))) == found[0]
+    for change in ("images", "labels"):
+        changed = Split(split.images.copy(), split.labels.copy())
+        getattr(changed, change).flat[-1] ^= 1
+        found.append(training.data_digest(changed))
+    found.append(training.data_digest(Split(split.images[:-1], split.labels[:-1])))
+    found.append(training.data_digest(Split(split.images.reshape(-1, 32, 96, 1), split.labels)))
+    assert len(set(found)) == 5
+    monkeypatch.setattr(data, "load_cifar10", lambda: tiny)
+    assert training.data_digest() == training.data_digest(tiny[0])
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        layered.LayeredCNN(),
+        layered.LayeredCNN(width=8, pooling="stride", dropout=0.25, batch_normalization=True),
+        '{"width": 8, "padding": "same"}',
+        "a b/found.json",
+    ],
+    ids=str,
+)
+def test_the_command_of_layers_by_numbers_asks_for_the_same(model, tmp_path):
+    if model == "a b/found.json":
+        (tmp_path / "a b").mkdir()
+        (tmp_path / model).write_text('{"model": {"width": 8}}')
+    asked = training.Config(model, color="gray", augmentation=())
+    words = shlex.split(training.command(asked))
+    parsed = vars(training_commands.train_parser().parse_args(words[2:]))
+    for name in ("recipe", "output", "resume"):
+        parsed.pop(name)
+    again = training.Config(**parsed)
+    assert models.find(again.model).features == (
+        model if callable(model) else models.find(model).features
+    )
+    assert dataclasses.replace(again, model=asked.model) == asked
+
+
+def test_a_path_is_no_model_or_one_that_can_be_built(tmp_path):
+    path = tmp_path / "found.json"
+    path.write_text('{"model": {"width": 2}}')
+    try:
+        asked = training.Config(path)
+    except InputError:
+        return
+    assert models.build(asked.model) and asked.model_name == "layered_cnn"
+
+
+def test_the_figures_of_layers_by_numbers_hold_the_numbers(split):
+    tiny_layers = layered.LayeredCNN(blocks=2, width=2, max_width=4, dense=0)
+    run = training.train(config(model=tiny_layers, epochs=1), split)
+    assert run.metrics["model"] == "layered_cnn"
+    assert layered.from_json(run.metrics["config"]["model"]) == tiny_layers
+    assert json.loads(json.dumps(run.metrics))["config"] == run.metrics["config"]
