@@ -19,7 +19,16 @@ keras = pytest.importorskip("keras")
 import tuning_problem as problem  # noqa: E402
 from tuning_problem import SPACE, TINY, counted, make_split, search, start  # noqa: E402
 
-from cifarlib import layered, models, recipes, studies, training, tuning  # noqa: E402
+from cifarlib import (  # noqa: E402
+    experiments,
+    layered,
+    models,
+    recipes,
+    runs,
+    studies,
+    training,
+    tuning,
+)
 from cifarlib.errors import CifarlibError, InputError  # noqa: E402
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
@@ -536,11 +545,12 @@ def test_seconds_saved_are_what_pruned_trials_would_have_gone_on_to_cost(whole):
             ("failed", None, 3, 9.0, "out of memory"),
         ]
     )
-    tuned = whole._replace(trials=trials, max_epochs=8)
+    longer = start(epochs=8)
+    tuned = whole._replace(trials=trials, start=longer)
     assert tuned.seconds_saved() == 54
     assert tuned.counts() == {"finished": 1, "pruned": 3, "failed": 1}
     assert "140 s, pruning saved about 54 s" in str(tuned)
-    assert whole._replace(trials=trials.iloc[:1], max_epochs=8).seconds_saved() == 0
+    assert whole._replace(trials=trials.iloc[:1], start=longer).seconds_saved() == 0
 
 
 def test_saved_seconds_of_a_search_follow_from_its_clock(clock):
@@ -627,7 +637,7 @@ def test_what_is_written_and_read_again_is_what_was_found(whole, written):
     built = models.build(str(written), "gray")
     assert built.count_params() == models.build(whole.best.model, "gray").count_params()
     assert found.search["command"] == "cifarlib tune layered_cnn"
-    assert found.search["validation_accuracy"] == whole.study.best_value
+    assert found.search["best_validation_accuracy"] == whole.study.best_value
     assert found.search["default_validation_accuracy"] == problem.score(start())
     assert found.search["trials"] == whole.counts()
     assert found.search["best_trial"] == whole.best_trial
@@ -699,3 +709,58 @@ def test_the_test_set_stays_closed(tiny_gray, monkeypatch):
     with problem.pretending():
         tuning.tune(start(), SPACE, num_trials=2)
     assert splits.uses_of_test_set() == ()
+
+
+# Finals
+
+
+def test_finalists_are_the_default_and_the_best_and_train_longer(whole, monkeypatch):
+    seen = {}
+
+    def compare(variants, seeds, train_split, *, kept_in):
+        seen.update(variants=variants, seeds=seeds, kept_in=kept_in)
+
+    monkeypatch.setattr(tuning.experiments, "compare", compare)
+    asked = dataclasses.replace(whole.start, epochs=5, train_size=20)
+    tuning.finals(whole._replace(start=asked), 2, [4, 5], kept_in="here")
+    finished = whole.trials[whole.trials["state"] == "finished"]["accuracy"].drop(0)
+    first, second = finished.sort_values(ascending=False).index[:2]
+    assert list(seen["variants"]) == ["default", f"trial {first}", f"trial {second}"]
+    for config in seen["variants"].values():
+        assert (config.epochs, config.train_size) == (7, 40)
+    params = whole.study.trials[first].params
+    assert seen["variants"][f"trial {first}"].model.width == params["width"]
+    assert seen["variants"]["default"].learning_rate == whole.start.learning_rate
+    assert (seen["seeds"], seen["kept_in"]) == ([4, 5], "here")
+
+
+def test_finals_with_the_seed_of_the_search_are_refused(whole):
+    with pytest.raises(InputError, match="others than the search's"):
+        tuning.finals(whole, 1, [whole.start.seed, 7])
+
+
+def test_a_trial_that_is_none_is_refused(whole):
+    with pytest.raises(InputError, match="a number up to 13"):
+        whole.config(14)
+
+
+@pytest.mark.parametrize(("best", "number"), [("default", 0), ("trial 3", 3)])
+def test_the_winner_of_the_finals_is_what_is_written(whole, tmp_path, best, number):
+    def finished(accuracy):
+        about = {"best_epoch": 1, "parameters": 5, "seconds": 1.0, "validation_accuracy": accuracy}
+        about["config"] = {"seed": 1, "epochs": 7, "train_size": 40}
+        row = {"accuracy": 0.1, "validation_accuracy": accuracy}
+        return runs.Run(None, pd.DataFrame([row]), about, None)
+
+    names = ("default", "trial 3")
+    done = {name: [finished(0.9 if name == best else 0.8)] for name in names}
+    final = experiments.Comparison(done, pd.DataFrame())
+    assert tuning.winner(final) == number
+    path = tmp_path / "found.json"
+    tuning.write(whole, path, "", final=final, epochs=33)
+    found = layered.read(path)
+    assert found.model == whole.config(number).model
+    assert found.recipe["learning_rate"] == whole.config(number).learning_rate
+    assert found.recipe["epochs"] == 33
+    assert found.search["chosen_trial"] == number
+    assert found.search["finals"][best][0]["validation_accuracy"] == 0.9
