@@ -54,7 +54,7 @@ def tune(arguments: Sequence[str]) -> None:
     print(tuned)
     final = None
     if count:
-        others = range(start.seed + 1, start.seed + 4)
+        others = range(start.seed + 1, start.seed + 3)
         final = tuning.finals(tuned, count, others, kept_in=settings.cache_folder() / "runs")
         print(final.table().round(1).to_string())
     command = shlex.join(["cifarlib", "tune", *arguments])
@@ -115,7 +115,7 @@ def tune_parser() -> argparse.ArgumentParser:
         type=int,
         metavar="N",
         default=0,
-        help="train the N best and the default again, for longer and with three other seeds",
+        help="train the N best and the default again, for longer and with two other seeds",
     )
     parser.add_argument(
         "--final-epochs", type=int, metavar="N", default=None, help="epochs of the recipe found"
