@@ -146,6 +146,14 @@ def test_layers_that_leave_nothing_say_after_which_block():
     assert LayeredCNN(kernel=5, depth=2, padding="same")
 
 
+def test_a_convolution_that_strides_leaves_the_larger_half_and_pooling_the_smaller():
+    # 32, 31 → 16, 15 → 8, 7 → 4, 3 → 2, 1 → 1; pooling has nothing left of the last.
+    design = LayeredCNN(blocks=5, kernel=2, pooling="stride", width=1, ending="average", dense=0)
+    assert models.build(design).layers[-3].output.shape[1:3] == (1, 1)
+    with pytest.raises(InputError, match="nothing after block 5"):
+        dataclasses.replace(design, pooling="max")
+
+
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
