@@ -39,8 +39,8 @@ class LayeredCNN:
     Raises:
         InputError: for a value that does not fit, or blocks that leave nothing of the image.
 
-    >>> LayeredCNN(padding="same", kernel=5).kernel
-    5
+    >>> dataclasses.replace(LayeredCNN(), width=16).width
+    16
     """
 
     blocks: int = _field(3, "blocks, each halving width and height", 1, 5)
@@ -138,8 +138,8 @@ def from_json(numbers_: Mapping[str, Any], origin: object = "layers") -> Layered
     Raises:
         InputError: for a name or value that does not fit.
 
-    >>> from_json({"padding": "same", "depth": 2}).depth
-    2
+    >>> from_json({"width": 16}).width
+    16
     """
     known = [field.name for field in dataclasses.fields(LayeredCNN)]
     for name in numbers_:

@@ -86,14 +86,19 @@ def find(name: str) -> Design:
 
     Args:
         name: a key of ``DESIGNS``; or the path, ending in ``.json``, of what `tuning` found; or
-            the numbers of a `layered.LayeredCNN` as JSON, such as ``'{"dense": 128}'``.
+            the numbers of a `layered.LayeredCNN` as JSON, such as ``'{"width": 64}'``.
 
     Raises:
         InputError: if there is none, with the nearest name that is there.
     """
     if name.endswith(".json"):
         found = layered.read(name).model
-        return find(found) if isinstance(found, str) else Design(*_UNNAMED, found)
+        if found in DESIGNS:
+            return DESIGNS[found]
+        if isinstance(found, str):
+            told = f"a model of {', '.join(DESIGNS)}"
+            raise InputError(name, told, repr(found), nearest(found, DESIGNS))
+        return Design(*_UNNAMED, found)
     if name.startswith("{"):
         return Design(*_UNNAMED, layered.from_json(_parsed(name)))
     if name not in DESIGNS:
@@ -110,7 +115,7 @@ def _parsed(text: str) -> dict:
     try:
         return json.loads(text)
     except ValueError as error:
-        advice = """Write it as '{"dense": 128}'."""
+        advice = """Write it as '{"depth": 2, "padding": "same"}'."""
         raise InputError("model", "numbers of layers as JSON", str(error), advice) from error
 
 

@@ -390,7 +390,8 @@ def plot_parallel(trials: pd.DataFrame, parameters: Sequence[str]) -> Figure:
 def _draw_axis(ax: Axes, column: int, values: pd.Series) -> np.ndarray:
     """Draw a parameter's axis with its values; return where on it, 0 to 1, each trial lies."""
     choices = sorted(values.unique(), key=lambda value: (isinstance(value, str), value))
-    if len(choices) > 7:  # drawn from a range: its ends are enough
+    is_range = len(choices) > 7 and not isinstance(choices[-1], str)
+    if is_range:  # its ends are enough
         numbers = values.astype(float).to_numpy()
         numbers = np.log(numbers) if numbers.min() > 0 else numbers
         places = (numbers - numbers.min()) / np.ptp(numbers)

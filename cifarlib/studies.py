@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import filelock
 import optuna
 import psutil
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
@@ -52,9 +53,9 @@ def begin(
         InputError: if the file cannot be written, is damaged, or holds another study.
     """
     storage = None
-    if journal is not None:
-        path = Path(journal).resolve()
-        try:
+    try:
+        if journal is not None:
+            path = Path(journal).resolve()
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.exists():
                 _check_whole(path)
@@ -62,16 +63,35 @@ def begin(
             lock = optuna.storages.journal.JournalFileOpenLock(str(path))
             backend = optuna.storages.journal.JournalFileBackend(str(path), lock)
             storage = optuna.storages.JournalStorage(backend)
-        except OSError as error:
-            found = error.strerror or str(error)
-            raise InputError(journal, "a file for the study", found, "Name another.") from error
-    study = optuna.create_study(
-        study_name=NAME, storage=storage, pruner=pruner, direction="maximize", load_if_exists=True
-    )
-    if "asked" not in study.user_attrs:
-        study.set_user_attr("asked", json.dumps(asked))
+        study = _open(storage, pruner, journal)
+        if "asked" not in study.user_attrs:
+            study.set_user_attr("asked", json.dumps(asked))
+    except OSError as error:
+        found = error.strerror or str(error)
+        raise InputError(journal, "a file for the study", found, "Name another.") from error
     check_same(study, asked, journal)
     return study
+
+
+def _open(storage, pruner, journal) -> optuna.Study:
+    """Return the study of a storage; what Optuna keeps there for others is left alone."""
+    names = [found.study_name for found in storage.get_all_studies()] if storage else []
+    if names == [NAME]:  # create_study would add a line, even to a study that is then refused
+        return optuna.load_study(study_name=NAME, storage=storage, pruner=pruner)
+    if names:
+        found = f"Optuna's study {names[0]!r}"
+        raise InputError(journal, "a study of cifarlib", found, "Name another file.")
+    return optuna.create_study(
+        study_name=NAME, storage=storage, pruner=pruner, direction="maximize", load_if_exists=True
+    )
+
+
+@contextlib.contextmanager
+def alone(journal: str | Path | None) -> Iterator[None]:
+    """Let one process at a time count the trials of a journal and begin one."""
+    lock = filelock.FileLock(f"{journal}.asking") if journal else contextlib.nullcontext()
+    with lock:
+        yield
 
 
 def check_same(study: optuna.Study, asked: Mapping[str, Any], journal: object) -> None:
@@ -129,8 +149,11 @@ def ask(
     trial = study.ask()
     trial.set_user_attr("worker", _worker())
     # Processes with one seed would propose the same; and a study that goes on would begin anew.
-    sampler = optuna.samplers.TPESampler(seed=seed * 100_003 + trial.number)
-    if trial.number == 0:
+    # Nor may a trial that was given up, and is tried again, move those that follow.
+    earlier = study.get_trials(deepcopy=False)[: trial.number]
+    place = trial.number - sum(map(was_given_up, earlier))
+    sampler = optuna.samplers.TPESampler(seed=seed * 100_003 + place)
+    if place == 0:
         sampler = optuna.samplers.PartialFixedSampler(dict(default), sampler)
     study.sampler = sampler
     for name, distribution in space.items():
@@ -155,7 +178,11 @@ def _is_dead(worker: list[Any] | None) -> bool:
     if not worker or worker[0] != socket.gethostname():
         return False
     try:
-        return psutil.Process(worker[1]).create_time() != worker[2]
+        process = psutil.Process(worker[1])
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return True
+        # When a process began is told by the clock, which may have been set since.
+        return abs(process.create_time() - worker[2]) > 60
     except psutil.NoSuchProcess:
         return True
 
@@ -184,9 +211,10 @@ def _check_whole(path: Path) -> None:
 
 def _is_record(line: bytes) -> bool:
     try:
-        return line.endswith(b"\n") and "op_code" in json.loads(line)
-    except (ValueError, TypeError):
+        record = json.loads(line)
+    except ValueError:
         return False
+    return line.endswith(b"\n") and isinstance(record, dict) and "op_code" in record
 
 
 def _last_finished(lines: list[bytes]) -> str:

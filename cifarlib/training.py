@@ -10,10 +10,12 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import inspect
 import json
 import math
 import numbers
 import re
+import shlex
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -60,7 +62,7 @@ class Config:
     model: str | Callable[[keras.KerasTensor], keras.KerasTensor] = dataclasses.field(
         metadata={
             "help": "a name of cifarlib models, a file of cifarlib tune, or numbers of layers as "
-            """JSON: '{"dense": 128}'; in Python also a design of your own"""
+            """JSON: '{"width": 64}'; in Python also a design of your own"""
         }
     )
     color: str = _field("rgb", "gray or rgb")
@@ -87,7 +89,8 @@ class Config:
 
     def __post_init__(self):
         if not callable(self.model):
-            models.find(str(self.model))
+            object.__setattr__(self, "model", str(self.model))  # it may be a path
+            models.find(self.model)
         elif not getattr(self.model, "__name__", "").isidentifier():
             advice = "Give it a name with def."
             raise InputError("model", "a function with a name", repr(self.model), advice)
@@ -223,7 +226,7 @@ def train(
             **config.as_json(),
             "precision": precision,
             "backend": keras.backend.backend(),
-            "design": _digest(_described(network)),
+            "design": design_digest(network),
             "data": _digest(pictures, labels),
         }
         if kept_in is not None:
@@ -540,7 +543,7 @@ _SHOWN = ("loss", "accuracy", "validation_accuracy")
 def command(config: Config) -> str:
     """Return the command line that repeats a run of the registry's models."""
     model = config.as_json()["model"]
-    words = ["cifarlib train", model if isinstance(model, str) else f"'{_numbers(model)}'"]
+    words = ["cifarlib train", shlex.quote(model if isinstance(model, str) else _numbers(model))]
     for field in dataclasses.fields(config)[1:]:
         value = getattr(config, field.name)
         if value == field.default:
@@ -616,6 +619,11 @@ def _places(labels: np.ndarray, config: Config) -> tuple[np.ndarray, np.ndarray]
     return kept, held_out
 
 
+def design_digest(network: keras.Model) -> str:
+    """Return what tells networks apart, whatever their weights."""
+    return _digest(_described(network))
+
+
 def _described(network: keras.Model) -> bytes:
     """Return what tells designs apart. Layers' names do not: they count up within a process."""
     text = json.dumps(network.get_config(), default=str)
@@ -628,8 +636,8 @@ def _described(network: keras.Model) -> bytes:
 @functools.cache
 def _engine() -> bytes:
     """Return the source of what decides how training goes."""
-    modules = (augmentation, compute, schedules)
-    return b"".join(Path(name).read_bytes() for name in (__file__, *(m.__file__ for m in modules)))
+    parts = (_Learner, _Session, _places, _scaling, _optimizer, augmentation, compute, schedules)
+    return "".join(map(inspect.getsource, parts)).encode()
 
 
 def _digest(*contents: bytes | np.ndarray) -> str:

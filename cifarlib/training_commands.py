@@ -8,6 +8,7 @@ from typing import Any
 
 from cifarlib import models, recipes, settings, training
 from cifarlib.arguments import COMMANDS, Parser
+from cifarlib.errors import InputError, nearest
 
 # A trial of a search is short, or there would be few of them.
 TRIAL = {"epochs": 8, "train_size": 10_000}
@@ -42,6 +43,9 @@ def tune(arguments: Sequence[str]) -> None:
     start = _config({**TRIAL, **asked})
     name = f"runs/tuned-{start.model_name}-{start.color}"
     output = output or f"{name}.json"
+    if not output.endswith(".json"):
+        advice = "It stands for a model only by this ending."
+        raise InputError("output", "a name that ends in .json", repr(output), advice)
     tuned = tuning.tune(
         start,
         search,
@@ -59,7 +63,8 @@ def tune(arguments: Sequence[str]) -> None:
         print(final.table().round(1).to_string())
     command = shlex.join(["cifarlib", "tune", *arguments])
     tuning.write(tuned, output, command, final=final, epochs=epochs)
-    print(f"{output} has it; next: cifarlib train {output} --recipe tuned --color {start.color}")
+    quoted = shlex.quote(output)
+    print(f"{output} has it; next: cifarlib train {quoted} --recipe tuned --color {start.color}")
 
 
 def train_parser() -> argparse.ArgumentParser:
@@ -163,4 +168,9 @@ def _names(text: str) -> tuple[str, ...]:
 def _config(asked: dict[str, Any]) -> training.Config:
     models.find(asked["model"])
     recipe = recipes.find(asked.pop("recipe"), asked["model"])
+    known = [field.name for field in dataclasses.fields(training.Config)]
+    for name in recipe:  # of a file that somebody has changed
+        if name not in known:
+            told = f"a recipe of {', '.join(known)}"
+            raise InputError(asked["model"], told, repr(name), nearest(name, known))
     return training.Config(**{**recipe, **asked})

@@ -78,12 +78,14 @@ class Tuning(NamedTuple):
         study: Optuna's own object, for all that Optuna can do with it.
         space: what was searched.
         start: what it started from; its budget is that of a trial.
+        default: the parameters of trial 0, and of its next try if its process was killed.
     """
 
     trials: pd.DataFrame
     study: optuna.Study
     space: dict[str, BaseDistribution]
     start: training.Config
+    default: dict[str, Any]
 
     def __str__(self) -> str:
         counts = ", ".join(f"{count} {state}" for state, count in self.counts().items())
@@ -139,7 +141,11 @@ class Tuning(NamedTuple):
             raise CifarlibError("importance: at least four finished trials are needed.")
         with studies.quiet():
             evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
-            shares = optuna.importance.get_param_importances(self.study, evaluator=evaluator)
+            try:
+                shares = optuna.importance.get_param_importances(self.study, evaluator=evaluator)
+            except RuntimeError as error:  # no variance at all
+                told = "importance: all finished trials are equally good."
+                raise CifarlibError(told) from error
         return pd.Series(shares, name="importance").sort_values(ascending=False)
 
 
@@ -221,21 +227,25 @@ def tune(
         "max_multiply_adds": max_multiply_adds,
         "data": training.data_digest(train_split),
     }
+    if callable(start.model) and not _layers(start.model):  # a name says nothing of what it does
+        asked["design"] = training.design_digest(models.build(start.model, start.color))
     pruner = optuna.pruners.MedianPruner(NUM_UNPRUNED, n_warmup_steps=start.epochs // 3)
     began = time.monotonic()
     with studies.quiet():
         study = studies.begin(journal, asked, pruner)
         earlier = sum(trial.user_attrs.get("seconds", 0) for trial in study.get_trials())
         progress.remember(earlier)
-        while len(studies.begun(study, default)) < num_trials:
-            if time_budget is not None and time.monotonic() - began >= time_budget:
-                break
-            studies.check_same(study, asked, journal)
-            trial = studies.ask(study, space, default, start.seed)
-            _run(study, trial, start, max_multiply_adds, train_split)
+        while time_budget is None or time.monotonic() - began < time_budget:
+            with studies.alone(journal):
+                if len(studies.begun(study, default)) >= num_trials:
+                    break
+                studies.check_same(study, asked, journal)
+                trial = studies.ask(study, space, default, start.seed)
+            limit = None if trial.params == default else max_multiply_adds
+            _run(study, trial, start, limit, train_split)
             if on_trial:
                 on_trial(study.trials[trial.number])
-        return _outcome(study, start, space)
+        return _outcome(study, start, space, default)
 
 
 def finals(
@@ -270,7 +280,8 @@ def finals(
     best = ranked.drop(0, errors="ignore").nlargest(count).index
     epochs, size = tuning.start.epochs, tuning.start.train_size
     budget = {"epochs": epochs + epochs // 2, "train_size": size and 2 * size}
-    variants = {"default": dataclasses.replace(tuning.config(0), **budget)}
+    default = _config(tuning.start, tuning.default)
+    variants = {"default": dataclasses.replace(default, **budget)}
     for number in best:
         variants[f"trial {number}"] = dataclasses.replace(tuning.config(number), **budget)
     return experiments.compare(variants, seeds, train_split, kept_in=kept_in)
@@ -365,7 +376,8 @@ def _check_numbers(num_trials, time_budget, max_multiply_adds) -> None:
         ("max_multiply_adds", max_multiply_adds, 1),
     ):
         is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-        if value is not None and not (is_number and value >= least):
+        is_optional = value is None and name != "num_trials"
+        if not is_optional and not (is_number and value >= least):
             raise InputError(name, f"a number from {least}", repr(value), "Correct it.")
 
 
@@ -389,11 +401,17 @@ def _default(start: training.Config, space: Mapping[str, BaseDistribution]) -> d
     layers = _layers(start.model)
     default = {}
     for name, distribution in space.items():
+        if not isinstance(distribution, BaseDistribution):
+            advice = "Write CategoricalDistribution([1, 2]) or the like."
+            raise InputError(
+                f"space {name}", "a distribution of Optuna", repr(distribution), advice
+            )
         value = getattr(layers if hasattr(layers, name) else start, name)
         if isinstance(distribution, CategoricalDistribution):
             is_inside = value in distribution.choices
         else:
-            is_inside = distribution.low <= value <= distribution.high
+            is_number = isinstance(value, numbers.Real)
+            is_inside = is_number and distribution.low <= value <= distribution.high
         if not is_inside:
             told = f"the default, {value!r}, in what is searched"
             raise InputError(
@@ -445,7 +463,7 @@ def _run(study: optuna.Study, trial: optuna.Trial, start, max_multiply_adds, tra
     except InputError as error:  # layers that leave nothing of the image
         return end(TrialState.FAIL, failed=str(error))
     try:
-        if max_multiply_adds and trial.number:
+        if max_multiply_adds:
             network = models.build(config.model, config.color)
             if (cost := models.multiply_adds(network)) > max_multiply_adds:
                 told = f"{cost / 1e6:.0f} million multiply-adds, too many"
@@ -474,11 +492,14 @@ def _is_out_of_memory(error: Exception) -> bool:
     told = f"{type(error).__name__} {error}".lower().replace("_", " ")
     return any(
         word in told
-        for word in ("resource exhausted", "resourceexhausted", "outofmemory", "out of memory")
+        for word in (
+            *("resource exhausted", "resourceexhausted", "outofmemory", "out of memory"),
+            *("t allocate memory", "cannot allocate memory", "bad alloc"),
+        )
     )
 
 
-def _outcome(study: optuna.Study, start: training.Config, space) -> Tuning:
+def _outcome(study: optuna.Study, start: training.Config, space, default) -> Tuning:
     trials = study.get_trials(deepcopy=False)
     rows = [_row(trial, space) for trial in trials]
     if not any(trial.state == TrialState.COMPLETE for trial in trials):
@@ -486,7 +507,7 @@ def _outcome(study: optuna.Study, start: training.Config, space) -> Tuning:
         told = f" The last one: {reasons[-1]}" if reasons else " Give it more time."
         raise CifarlibError(f"No trial has finished.{told}")
     table = pd.DataFrame(rows).set_index("trial")
-    return Tuning(table, study, space, start)
+    return Tuning(table, study, space, start, default)
 
 
 def _row(trial: FrozenTrial, space) -> dict[str, Any]:
@@ -509,5 +530,7 @@ def _row(trial: FrozenTrial, space) -> dict[str, Any]:
 
 
 def _value_of_default(tuning: Tuning) -> float | None:
-    value = tuning.trials["accuracy"].get(0)
-    return None if pd.isna(value) else float(value)
+    for trial in tuning.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+        if trial.params == tuning.default:
+            return trial.value
+    return None
