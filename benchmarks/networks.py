@@ -53,7 +53,8 @@ def main() -> None:
         print(f"{name}: {mean:.2%} ± {sd:.2%} (n = {len(accuracies)})")
     if options.record:
         details["num_test_images"] = figures["num_test_images"]
-        details |= {field: run.metrics[field] for field in ("precision", "backend", "config")}
+        details |= {field: run.metrics[field] for field in ("precision", "backend")}
+        details["config"] = config.as_json()
         seeds = "" if options.seeds == SEEDS else f" --seeds {' '.join(map(str, options.seeds))}"
         results.write(
             name,

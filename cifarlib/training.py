@@ -230,8 +230,9 @@ def train(
             "data": _digest(pictures, labels),
         }
         if kept_in is not None:
+            del asked["model"]  # under whatever name, the design is the same
             name = _digest(json.dumps(asked, sort_keys=True).encode(), _engine())
-            folder, resume = Path(kept_in) / f"{config.model_name}-{name}", True
+            folder, resume = Path(kept_in) / name, True
         claim = runs.claim(Path(folder), asked, resume=resume)
     with contextlib.ExitStack() as held:
         with compute.parallel(config.num_devices):

@@ -58,8 +58,9 @@ def tune(arguments: Sequence[str]) -> None:
     print(tuned)
     final = None
     if count:
-        others = range(start.seed + 1, start.seed + 3)
-        final = tuning.finals(tuned, count, others, kept_in=settings.cache_folder() / "runs")
+        budget = {"epochs": epochs or training.Config("baseline").epochs, "train_size": None}
+        kept = settings.cache_folder() / "runs"
+        final = tuning.finals(tuned, count, [start.seed + 1], kept_in=kept, **budget)
         print(final.table().round(1).to_string())
     command = shlex.join(["cifarlib", "tune", *arguments])
     tuning.write(tuned, output, command, final=final, epochs=epochs)
@@ -120,10 +121,11 @@ def tune_parser() -> argparse.ArgumentParser:
         type=int,
         metavar="N",
         default=0,
-        help="train the N best and the default again, for longer and with two other seeds",
+        help="train the N best and the default on all images, with another seed; the best of "
+        "these is written, instead of the best trial",
     )
     parser.add_argument(
-        "--final-epochs", type=int, metavar="N", default=None, help="epochs of the recipe found"
+        "--final-epochs", type=int, metavar="N", default=None, help="epochs of finals and recipe"
     )
     parser.add_argument("--output", metavar="FILE", default=None, help="what was found, as JSON")
     return parser

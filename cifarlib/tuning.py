@@ -255,11 +255,11 @@ def finals(
     *,
     train_split: Split | None = None,
     kept_in: str | Path | None = None,
+    **budget: Any,
 ) -> experiments.Comparison:
-    """Train the default and the best trials again, for longer and with other seeds.
+    """Train the default and the best trials again, with other seeds and another budget.
 
-    The best of many trials is best partly by luck, and what learns fastest need not go furthest:
-    so finalists have half as many epochs again, and twice the images.
+    The best of many trials is best partly by luck, and what learns fastest need not go furthest.
 
     Args:
         tuning: the search.
@@ -267,6 +267,8 @@ def finals(
         seeds: numbers that the search has not used.
         train_split: see `training.train`.
         kept_in: see `training.train`.
+        **budget: fields of `training.Config` that are to be other than in the search, such as
+            ``epochs`` and ``train_size``.
 
     Returns:
         A comparison of ``"default"`` with ``"trial N"``, best trial first.
@@ -278,8 +280,6 @@ def finals(
         raise InputError("seeds", "others than the search's", str(list(seeds)), "Change them.")
     ranked = tuning.trials[tuning.trials["state"] == "finished"]["accuracy"].astype(float)
     best = ranked.drop(0, errors="ignore").nlargest(count).index
-    epochs, size = tuning.start.epochs, tuning.start.train_size
-    budget = {"epochs": epochs + epochs // 2, "train_size": size and 2 * size}
     default = _config(tuning.start, tuning.default)
     variants = {"default": dataclasses.replace(default, **budget)}
     for number in best:

@@ -722,7 +722,8 @@ def test_finalists_are_the_default_and_the_best_and_train_longer(whole, monkeypa
 
     monkeypatch.setattr(tuning.experiments, "compare", compare)
     asked = dataclasses.replace(whole.start, epochs=5, train_size=20)
-    tuning.finals(whole._replace(start=asked), 2, [4, 5], kept_in="here")
+    budget = {"epochs": 7, "train_size": 40}
+    tuning.finals(whole._replace(start=asked), 2, [4, 5], kept_in="here", **budget)
     finished = whole.trials[whole.trials["state"] == "finished"]["accuracy"].drop(0)
     first, second = finished.sort_values(ascending=False).index[:2]
     assert list(seen["variants"]) == ["default", f"trial {first}", f"trial {second}"]
