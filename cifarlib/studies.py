@@ -132,11 +132,18 @@ def was_given_up(trial: FrozenTrial) -> bool:
 
 
 def give_up(study: optuna.Study, trial: FrozenTrial | optuna.Trial, params: dict) -> None:
-    """End a trial without a word, and have its parameters tried again."""
+    """End a trial without a word, and have its parameters tried again, once.
+
+    What kills its process twice, such as a lack of memory, would do so for ever; it then counts
+    as pruned.
+    """
+    before = [t for t in study.get_trials(deepcopy=False) if was_given_up(t)]
+    is_second = any(earlier.params == dict(params) for earlier in before)
     # Of several processes that notice it, the first to say so goes on to the second line.
     with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError, ValueError):
-        study.tell(trial.number, state=TrialState.FAIL)
-        study.enqueue_trial(dict(params))
+        study.tell(trial.number, state=TrialState.PRUNED if is_second else TrialState.FAIL)
+        if not is_second:
+            study.enqueue_trial(dict(params))
 
 
 def ask(

@@ -515,6 +515,8 @@ def _row(trial: FrozenTrial, space) -> dict[str, Any]:
     why = attributes.get("pruned") or attributes.get("failed") or ""
     if studies.was_given_up(trial):
         why = "its process was killed; it was tried again"
+    elif trial.state == TrialState.PRUNED and not why:
+        why = "its process was killed twice"
     values = trial.intermediate_values.values()
     return {
         "trial": trial.number,

@@ -176,6 +176,20 @@ def test_a_trial_of_a_killed_process_is_tried_again_once(sleeper):
     assert len(studies.begun(study, DEFAULT)) == 2
 
 
+def test_what_kills_its_process_twice_is_not_tried_for_ever():
+    study = begin()
+    dead = [socket.gethostname(), 2**22 + 1, 0.0]  # a number that no process has
+    first = run_by(study, dead)
+    assert not is_counted(study, first)
+    second = run_by(study, dead)
+    assert study.trials[second].params == study.trials[first].params
+    studies.begun(study, DEFAULT)
+    assert study.trials[second].state == TrialState.PRUNED
+    assert len(studies.begun(study, DEFAULT)) == 1
+    third = run_by(study, dead)
+    assert study.trials[third].params != study.trials[first].params
+
+
 @posix
 def test_a_killed_process_that_nobody_has_waited_for_is_dead(sleeper):
     study = begin()
