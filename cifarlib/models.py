@@ -416,8 +416,15 @@ def efficientnet_small(x):
     return _drop(layers.GlobalAveragePooling2D()(x), 0.2)
 
 
-_design("six convolutions told by numbers, where chapter 4 begins its search; design ours")(
+DESIGNS["layered_cnn"] = Design(
+    "layered_cnn",
+    "six convolutions told by numbers, where chapter 4 begins its search; design ours",
     layered.LayeredCNN(
         depth=2, max_width=128, padding="same", batch_normalization=True, dropout=0.1, dense=128
-    )
+    ),
+)
+DESIGNS["tuned_cnn"] = Design(
+    "tuned_cnn",
+    "what the search of chapter 4 found, on gray images; --recipe tuned goes with it",
+    layered.read(layered.TUNED).model,
 )

@@ -22,7 +22,7 @@ PUBLISHED = {
 }
 ABOUT = {"deep_cnn": 1.2e6, "custom_cnn": 1.8e6}
 PROMISED = ("wide_resnet", "vit_tiny", "efficientnet_small")
-OURS = ("layered_cnn",)
+OURS = ("layered_cnn", "tuned_cnn")
 
 every_model = pytest.mark.parametrize("name", models.DESIGNS)
 
