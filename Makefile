@@ -24,7 +24,7 @@ test: environment
 	CIFARLIB_PROFILE=quick $(BIN)/python -m pytest --nbval-lax --nbval-current-env notebooks
 
 # The modules that use Keras, on the other two backends.
-BACKEND_TESTS := $(foreach name,models explain augmentation schedules compute runs training,\
+BACKEND_TESTS := $(foreach name,models layered explain augmentation schedules compute runs training experiments,\
     tests/test_$(name).py)
 
 test-backends: environment
