@@ -257,7 +257,7 @@ def plot_history(history: pd.DataFrame, title: str = "") -> Figure:
     marker = "o" if len(history) == 1 else None  # a line of one point is invisible
     for ax, name, factor in zip(axes, ("loss", "accuracy"), (1, 100), strict=True):
         for split, column, color, line in (
-            ("training, augmented", name, PALETTE[0], "--"),
+            ("training, as learned", name, PALETTE[0], "--"),
             ("validation", f"validation_{name}", PALETTE[1], "-"),
         ):
             if column in history:

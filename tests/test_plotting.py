@@ -103,7 +103,7 @@ def make_history(num_epochs, *, validation=True) -> pd.DataFrame:
 def test_curves_show_both_splits_in_percent_and_name_the_best_epoch():
     figure = plotting.plot_history(make_history(3), "baseline")
     loss, accuracy = figure.axes
-    assert [line.get_label() for line in loss.lines] == ["training, augmented", "validation"]
+    assert [line.get_label() for line in loss.lines] == ["training, as learned", "validation"]
     np.testing.assert_allclose(accuracy.lines[1].get_ydata(), [50, 70, 60])
     assert "best: epoch 2, 70.0%" in texts(figure) and "baseline" in texts(figure)
     assert loss.get_xlabel() == accuracy.get_xlabel() == "epoch"
