@@ -425,6 +425,6 @@ DESIGNS["layered_cnn"] = Design(
 )
 DESIGNS["tuned_cnn"] = Design(
     "tuned_cnn",
-    "what the search of chapter 4 found, on gray images; --recipe tuned goes with it",
+    "the winner of the finals of chapter 4's search, in gray; --recipe tuned goes with it",
     layered.read(layered.TUNED).model,
 )
