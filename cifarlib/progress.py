@@ -33,13 +33,16 @@ def bar(total: int | None, description: str, unit: str = "it", initial: int = 0)
     )
 
 
-_remembered: list[float] = []
+_remembered: dict[str, float] = {}
 REMEMBERED_TYPE = "application/vnd.cifarlib.remembered+json"
 
 
-def remember(seconds: float) -> None:
-    """Note that work which once took so many seconds was read instead of done."""
-    _remembered.append(seconds)
+def remember(what: object, seconds: float) -> None:
+    """Note that work which once took so many seconds was read instead of done.
+
+    Only the first note about the same thing counts; 0 seconds say that this process did it.
+    """
+    _remembered.setdefault(str(what), seconds)
 
 
 class Remembered:
@@ -50,7 +53,7 @@ class Remembered:
     """
 
     def __init__(self):
-        self.seconds = sum(_remembered)
+        self.seconds = sum(_remembered.values())
 
     def __str__(self) -> str:
         return f"Read from earlier calls instead of computed again: {self.seconds:,.0f} s of work"

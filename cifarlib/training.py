@@ -242,10 +242,12 @@ def train(
             run_folder = held.enter_context(claim)
             if run_folder and run_folder.is_finished:
                 run = runs.read(run_folder.path)
-                progress.remember(run.metrics["seconds"])
+                progress.remember(run.folder, run.metrics["seconds"])
                 return run
             if run_folder and (checkpoint := run_folder.load_checkpoint()):
                 session.restore(*checkpoint)
+                seconds = sum(row["seconds"] for row in session.history)
+                progress.remember(run_folder.path, seconds)
             session.run(run_folder, on_epoch)
         network.set_weights(session.best_weights)
         metrics = {
@@ -255,6 +257,7 @@ def train(
         }
         if run_folder:
             run_folder.finish(network, session.history, metrics)
+            progress.remember(run_folder.path, 0)
     return runs.Run(network, pd.DataFrame(session.history), metrics, run_folder and run_folder.path)
 
 
@@ -494,7 +497,6 @@ class _Session:
             variable.assign(arrays[name])
         self.best_weights = [arrays[name] for name in sorted(arrays) if name.startswith("best_")]
         self.history = history
-        progress.remember(sum(row["seconds"] for row in history))
 
     def metrics(self, network: keras.Model, precision: str) -> dict[str, Any]:
         """Return the figures of the finished run, the validation figures of the plain network."""

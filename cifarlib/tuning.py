@@ -234,7 +234,7 @@ def tune(
     with studies.quiet():
         study = studies.begin(journal, asked, pruner)
         earlier = sum(trial.user_attrs.get("seconds", 0) for trial in study.get_trials())
-        progress.remember(earlier)
+        progress.remember(journal, earlier)
         while time_budget is None or time.monotonic() - began < time_budget:
             with studies.alone(journal):
                 if len(studies.begun(study, default)) >= num_trials:

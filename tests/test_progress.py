@@ -8,20 +8,23 @@ from cifarlib import progress, running
 
 @pytest.fixture(autouse=True)
 def nothing_remembered(monkeypatch):
-    monkeypatch.setattr(progress, "_remembered", [])
+    monkeypatch.setattr(progress, "_remembered", {})
 
 
 def test_what_was_remembered_adds_up():
     assert progress.Remembered().seconds == 0
-    progress.remember(1_200.4)
-    progress.remember(60)
+    progress.remember("a", 1_200.4)
+    progress.remember("b", 60)
+    progress.remember("a", 7)  # again
+    progress.remember("c", 0)  # done by this process
+    progress.remember("c", 500)
     told = progress.Remembered()
     assert told.seconds == pytest.approx(1_260.4)
     assert str(told).endswith("1,260 s of work")
 
 
 def test_a_chapters_time_counts_in_what_it_read_from_earlier_calls():
-    progress.remember(90)
+    progress.remember("a", 90)
     shown = progress.Remembered()._repr_mimebundle_()
     with_it, without = (nbformat.v4.new_code_cell("x", execution_count=1) for _ in range(2))
     with_it.outputs = [nbformat.v4.new_output("execute_result", data=shown)]
