@@ -132,13 +132,14 @@ def was_given_up(trial: FrozenTrial) -> bool:
 
 
 def give_up(study: optuna.Study, trial: FrozenTrial | optuna.Trial, params: dict) -> None:
-    """End a trial without a word, and have its parameters tried again, once.
+    """End a trial without a word, and have its parameters tried again.
 
     What kills its process twice, such as a lack of memory, would do so for ever; it then counts
-    as pruned.
+    as pruned. To be interrupted by the user is not to be killed.
     """
-    before = [t for t in study.get_trials(deepcopy=False) if was_given_up(t)]
-    is_second = any(earlier.params == dict(params) for earlier in before)
+    trials = [*filter(was_given_up, study.get_trials(deepcopy=False)), trial]
+    killed = [t for t in trials if "interrupted" not in t.user_attrs and t.params == dict(params)]
+    is_second = trial in killed and len(killed) > 1
     # Of several processes that notice it, the first to say so goes on to the second line.
     with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError, ValueError):
         study.tell(trial.number, state=TrialState.PRUNED if is_second else TrialState.FAIL)

@@ -107,7 +107,8 @@ class Tuning(NamedTuple):
         if number not in self.trials.index:
             told = f"a number up to {self.trials.index.max()}"
             raise InputError("trial", told, repr(number), "Look into .trials.")
-        return _config(self.start, self.study.trials[number].params)
+        params = self.study.trials[number].params if number else self.default
+        return _config(self.start, params)
 
     @property
     def best(self) -> training.Config:
@@ -280,10 +281,11 @@ def finals(
         raise InputError("seeds", "others than the search's", str(list(seeds)), "Change them.")
     ranked = tuning.trials[tuning.trials["state"] == "finished"]["accuracy"].astype(float)
     best = ranked.drop(0, errors="ignore").nlargest(count).index
-    default = _config(tuning.start, tuning.default)
-    variants = {"default": dataclasses.replace(default, **budget)}
-    for number in best:
-        variants[f"trial {number}"] = dataclasses.replace(tuning.config(number), **budget)
+    finalists = {"default": 0, **{f"trial {number}": number for number in best}}
+    variants = {
+        name: dataclasses.replace(tuning.config(number), **budget)
+        for name, number in finalists.items()
+    }
     return experiments.compare(variants, seeds, train_split, kept_in=kept_in)
 
 
@@ -361,12 +363,12 @@ def told(trial: FrozenTrial) -> str:
 
 
 def _told_finals(final: experiments.Comparison) -> dict[str, Any]:
-    def told(run) -> dict[str, Any]:
+    def in_short(run) -> dict[str, Any]:
         asked = ("seed", "epochs", "train_size")
         about = {name: run.metrics["config"][name] for name in asked}
         return {**about, "validation_accuracy": run.metrics["validation_accuracy"]}
 
-    return {name: [told(run) for run in finished] for name, finished in final.runs.items()}
+    return {name: [in_short(run) for run in finished] for name, finished in final.runs.items()}
 
 
 def _check_numbers(num_trials, time_budget, max_multiply_adds) -> None:
@@ -479,6 +481,7 @@ def _run(study: optuna.Study, trial: optuna.Trial, start, max_multiply_adds, tra
             raise
         return end(TrialState.FAIL, failed="out of memory")
     except BaseException:
+        trial.set_user_attr("interrupted", True)
         studies.give_up(study, trial, trial.params)
         raise
     finally:

@@ -361,10 +361,18 @@ def test_a_run_is_trained_judged_and_never_trained_over(synthetic_source, capsys
         (["train", "vit_tiny", "--recipe", "published"], "a model with a published recipe"),
         (["train", "baseline", "--recipe", "moderne"], "Did you mean modern"),
         (["evaluate", "nowhere"], "the folder of a run"),
+        (["tune", "layered"], "Did you mean layered_cnn"),
+        (["tune", "layered_cnn", "--search", "widht"], "Did you mean width"),
+        (["tune", "baseline", "--search", "width"], "any of learning_rate, schedule"),
+        (["tune", "layered_cnn", "--num-trials", "0"], "num_trials"),
+        (["tune", '{"depht": 2}'], "Did you mean depth"),
+        (["tune", "nowhere.json"], "a model found by cifarlib tune"),
+        (["train", "nowhere.json"], "a model found by cifarlib tune"),
+        (["train", "baseline", "--recipe", "tuned"], "a model that a search has found"),
     ],
     ids=" ".join,
 )
-def test_what_cannot_be_trained_or_judged_is_told_in_one_line(arguments, told, capsys):
+def test_what_cannot_be_trained_searched_or_judged_is_told_in_one_line(arguments, told, capsys):
     assert cli.main(arguments) == 2
     output, errors = capsys.readouterr()
     assert output == "" and errors.count("\n") == 1 and told in errors
@@ -372,14 +380,22 @@ def test_what_cannot_be_trained_or_judged_is_told_in_one_line(arguments, told, c
 
 @pytest.mark.parametrize(
     "arguments",
-    [["train"], ["train", "baseline", "--epochs", "many"], ["train", "baseline", "--epoch", "3"]],
+    [
+        ["train"],
+        ["train", "baseline", "--epochs", "many"],
+        ["train", "baseline", "--epoch", "3"],
+        ["tune"],
+        ["tune", "layered_cnn", "--num-trials", "many"],
+        ["tune", "baseline", "--jornal"],
+    ],
     ids=" ".join,
 )
-def test_arguments_that_train_does_not_take_are_bad_input(arguments, capsys):
+def test_arguments_that_train_or_tune_does_not_take_are_bad_input(arguments, capsys):
     with pytest.raises(SystemExit) as caught:
         cli.main(arguments)
     assert caught.value.code == 2
-    assert re.fullmatch(r"cifarlib train: .*--help\)\n", capsys.readouterr().err)
+    line = rf"cifarlib {arguments[0]}: .*--help\)\n"
+    assert re.fullmatch(line, capsys.readouterr().err)
 
 
 def test_train_has_a_flag_for_every_field_of_the_configuration(capsys):
@@ -441,38 +457,6 @@ def test_what_was_found_can_be_trained_whatever_its_file_is_called(synthetic_sou
     if status != 2:
         words = shlex.split(told.splitlines()[-1].rpartition("next: cifarlib ")[2])
         assert cli.main([*words, "--epochs", "1", "--validation-fraction", "0.2"]) == 0
-
-
-@pytest.mark.parametrize(
-    ("arguments", "told"),
-    [
-        (["tune", "layered"], "Did you mean layered_cnn"),
-        (["tune", "layered_cnn", "--search", "widht"], "Did you mean width"),
-        (["tune", "baseline", "--search", "width"], "any of learning_rate, schedule"),
-        (["tune", "layered_cnn", "--num-trials", "0"], "num_trials"),
-        (["tune", '{"depht": 2}'], "Did you mean depth"),
-        (["tune", "nowhere.json"], "a model found by cifarlib tune"),
-        (["train", "nowhere.json"], "a model found by cifarlib tune"),
-        (["train", "baseline", "--recipe", "tuned"], "a model that a search has found"),
-    ],
-    ids=" ".join,
-)
-def test_what_cannot_be_searched_is_told_in_one_line(arguments, told, capsys):
-    assert cli.main(arguments) == 2
-    output, errors = capsys.readouterr()
-    assert output == "" and errors.count("\n") == 1 and told in errors
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [["tune"], ["tune", "layered_cnn", "--num-trials", "many"], ["tune", "baseline", "--jornal"]],
-    ids=" ".join,
-)
-def test_arguments_that_tune_does_not_take_are_bad_input(arguments, capsys):
-    with pytest.raises(SystemExit) as caught:
-        cli.main(arguments)
-    assert caught.value.code == 2
-    assert re.fullmatch(r"cifarlib tune: .*--help\)\n", capsys.readouterr().err)
 
 
 def test_an_interrupted_search_says_that_the_same_command_continues(

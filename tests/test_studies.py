@@ -190,6 +190,17 @@ def test_what_kills_its_process_twice_is_not_tried_for_ever():
     assert study.trials[third].params != study.trials[first].params
 
 
+def test_what_the_user_interrupts_is_tried_again_however_often():
+    study = begin()
+    for _ in range(3):
+        trial = studies.ask(study, SPACE, DEFAULT, 0)
+        trial.set_user_attr("interrupted", True)
+        studies.give_up(study, trial, trial.params)
+        assert study.trials[trial.number].state == TrialState.FAIL
+    assert len({str(trial.params) for trial in study.trials[:3]}) == 1
+    assert studies.begun(study, DEFAULT) == []
+
+
 @posix
 def test_a_killed_process_that_nobody_has_waited_for_is_dead(sleeper):
     study = begin()
