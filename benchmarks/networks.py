@@ -14,7 +14,8 @@ import statistics
 from cifarlib import data, devices, models, recipes, results, run_report, settings, training
 
 SEEDS = [0, 1, 2]
-KEPT = ("epochs", "best_epoch", "validation_accuracy", "seconds", "images_per_second")
+OF_RUN = ("epochs", "best_epoch", "validation_accuracy", "seconds", "images_per_second")
+OF_TEST = ("cross_entropy", "calibration_error", "temperature", "calibration_error_scaled")
 
 
 def main() -> None:
@@ -31,16 +32,20 @@ def main() -> None:
     data.load_cifar10()
     print(data.current(), devices.describe_cpu(), sep="\n")
     name = f"network-{options.model.replace('_', '-')}-{options.color}-{options.recipe}"
-    accuracies, details = [], {"temperature": [], **{field: [] for field in KEPT}}
+    accuracies, details = [], {field: [] for field in (*OF_RUN, *OF_TEST, "answers")}
     for seed in options.seeds:
         recipe = recipes.find(options.recipe, options.model)
         config = training.Config(options.model, color=options.color, seed=seed, **recipe)
         run = training.train(config, kept_in=settings.cache_folder() / "runs")
-        figures = run_report.evaluate(run.folder).figures
+        judged = run_report.evaluate(run.folder)
+        figures = judged.figures
         accuracies.append(figures["accuracy"])
-        for field in KEPT:
+        for field in OF_RUN:
             details[field].append(run.metrics[field])
-        details["temperature"].append(figures["temperature"])
+        for field in OF_TEST:
+            details[field].append(figures[field])
+        # A digit an image, so that models can be compared image by image.
+        details["answers"].append("".join(map(str, judged.answers)))
         print(
             f"{name}, seed {seed}: {figures['accuracy']:.2%} of {figures['num_test_images']:,} "
             f"test images (validation {run.metrics['validation_accuracy']:.2%} in epoch "
@@ -54,7 +59,7 @@ def main() -> None:
     if options.record:
         details["num_test_images"] = figures["num_test_images"]
         details |= {field: run.metrics[field] for field in ("precision", "backend")}
-        details["config"] = config.as_json()
+        details |= {"config": config.as_json(), "code": training.code_digest(config)}
         seeds = "" if options.seeds == SEEDS else f" --seeds {' '.join(map(str, options.seeds))}"
         results.write(
             name,

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from cifarlib import runs, training
-from cifarlib.errors import InputError
+from cifarlib.errors import InputError, nearest
 from cifarlib.splits import Split
 
 
@@ -58,7 +58,7 @@ class Comparison(NamedTuple):
 def compare(
     variants: Mapping[str, training.Config],
     seeds: Sequence[int],
-    train_split: Split | None = None,
+    train_split: Split | Mapping[str, Split] | None = None,
     *,
     kept_in: str | Path | None = None,
 ) -> Comparison:
@@ -67,7 +67,8 @@ def compare(
     Args:
         variants: a name and a configuration each; its own seed is not used.
         seeds: different whole numbers, at least one.
-        train_split: see `training.train`.
+        train_split: see `training.train`; or one for each of some variants, by name, where it
+            is the images that differ.
         kept_in: see `training.train`: what was trained before is not trained again.
 
     Raises:
@@ -83,12 +84,19 @@ def compare(
         if not config.validation_fraction:
             advice = "Set validation_fraction."
             raise InputError(f"variant {name}", "validation images", "none", advice)
+    splits = train_split
+    if not isinstance(splits, Mapping):
+        splits = dict.fromkeys(variants, train_split)
+    for name in splits:
+        if name not in variants:
+            told = f"images for any of {', '.join(variants)}"
+            raise InputError("train_split", told, repr(name), nearest(name, variants))
     finished: dict[str, list[runs.Run]] = {name: [] for name in variants}
     # Seed by seed: who interrupts has all variants with fewer seeds, not fewer variants.
     for seed in seeds:
         for name, config in variants.items():
             asked = replace(config, seed=seed)
-            finished[name].append(training.train(asked, train_split, kept_in=kept_in))
+            finished[name].append(training.train(asked, splits.get(name), kept_in=kept_in))
     histories = [
         run.history.assign(variant=name, seed=seed)
         for name, done in finished.items()

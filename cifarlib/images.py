@@ -1,4 +1,4 @@
-"""Arithmetic on images: grayscale, scaling, standardisation, one-hot labels, flattening.
+"""Arithmetic on images: grayscale, luma and chroma, scaling, one-hot labels, flattening.
 
 Pure functions of NumPy arrays; the input is never changed. Not for augmentation, which
 belongs to training, nor for learned features.
@@ -114,6 +114,56 @@ GRAYSCALE_FORMULAS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "lightness": _lightness,
     "luminance": _luminance,
 }
+
+
+def to_ycbcr(images: np.ndarray) -> np.ndarray:
+    """Take colour images apart into luma and chroma, as JPEG files do.
+
+    Pillow's ``convert("YCbCr")``, the full-range BT.601 matrix of JFIF 1.02. Pillow cuts Y off
+    where `to_grayscale` rounds, so it is up to 1 smaller.
+
+    Args:
+        images: uint8 array of shape (..., 3), red, green, blue.
+
+    Returns:
+        uint8 array of the same shape: Y, Cb and Cr; gray is where the last two are 128.
+
+    Raises:
+        ValueError: if the images are not such an array.
+
+    Example:
+        >>> to_ycbcr(np.array([[128, 128, 128], [0, 0, 255]], np.uint8)).tolist()
+        [[128, 128, 128], [29, 255, 107]]
+    """
+    return _converted(images, "RGB", "YCbCr")
+
+
+def from_ycbcr(images: np.ndarray) -> np.ndarray:
+    """Put luma and chroma together again, the inverse of `to_ycbcr` up to 3 of 255.
+
+    Args:
+        images: uint8 array of shape (..., 3), Y, Cb, Cr. What lies outside the colours that a
+            screen can show is clipped.
+
+    Returns:
+        uint8 array of the same shape, red, green, blue.
+
+    Raises:
+        ValueError: if the images are not such an array.
+    """
+    return _converted(images, "YCbCr", "RGB")
+
+
+def _converted(images: np.ndarray, mode: str, to: str) -> np.ndarray:
+    from PIL import Image
+
+    _check_images(images, num_channels=3)
+    if not images.size:
+        return images.copy()
+    width = images.shape[-2] if images.ndim > 1 else 1
+    size = width, images.size // (3 * width)
+    picture = Image.frombytes(mode, size, np.ascontiguousarray(images))
+    return np.array(picture.convert(to)).reshape(images.shape)
 
 
 def to_unit_range(images: np.ndarray) -> np.ndarray:

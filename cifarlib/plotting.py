@@ -319,6 +319,27 @@ _MARKERS = "osD^vPX*"
 _ENDINGS = {"finished": ("o", 0), "pruned": ("x", 1), "failed": ("^", 3)}
 
 
+def plot_intervals(table: pd.DataFrame, title: str = "", *, label: str = "") -> Figure:
+    """Draw values with their intervals, a row each from the top, and a line at zero.
+
+    Args:
+        table: columns ``value``, ``low`` and ``high``, a named row each.
+        title: title of the figure.
+        label: what the values are, with their unit.
+    """
+    figure, ax = subplots(size=(7, 0.34 * len(table) + 1.2), title=title)
+    ax.axvline(0, color="gray", linewidth=1)
+    # One that does not reach zero is filled.
+    is_clear = (table["low"] > 0) | (table["high"] < 0)
+    for is_filled, shown in table[::-1].assign(row=range(len(table))).groupby(is_clear):
+        ends = [shown["value"] - shown["low"], shown["high"] - shown["value"]]
+        style = {"color": PALETTE[0], "markerfacecolor": PALETTE[0] if is_filled else "white"}
+        ax.errorbar(shown["value"], shown["row"], xerr=ends, fmt="o", capsize=3, **style)
+    ax.set_yticks(range(len(table)), table.index[::-1])
+    ax.set(xlabel=label)
+    return figure
+
+
 def plot_search(trials: pd.DataFrame) -> Figure:
     """Draw the accuracy of each trial of a search, and the best so far.
 

@@ -32,10 +32,12 @@ class Report(NamedTuple):
 
     Attributes:
         figures: JSON values.
+        answers: the class that the run gave to each test image, shape (n,).
         page: the HTML file.
     """
 
     figures: dict[str, Any]
+    answers: np.ndarray
     page: Path
 
     def __str__(self) -> str:
@@ -90,7 +92,7 @@ def evaluate(folder: str | Path) -> Report:
     files.write_json(run.folder / "evaluation.json", figures)
     page = run.folder / "report.html"
     files.write_text(page, _page(run, figures, pictures, test.labels, logits))
-    return Report(figures, page)
+    return Report(figures, logits.argmax(axis=1), page)
 
 
 def _in_color(pictures: np.ndarray, run: runs.Run) -> np.ndarray:

@@ -622,6 +622,17 @@ def _places(labels: np.ndarray, config: Config) -> tuple[np.ndarray, np.ndarray]
     return kept, held_out
 
 
+def code_digest(config: Config) -> str:
+    """Return what tells apart the code that trains a configuration, whatever seed and images.
+
+    Design, configuration and engine decide it; comments and docstrings of the engine do, too.
+    """
+    asked = config.as_json()
+    del asked["seed"]
+    network = models.build(config.model, config.color)
+    return _digest(json.dumps(asked, sort_keys=True).encode(), _described(network), _engine())
+
+
 def design_digest(network: keras.Model) -> str:
     """Return what tells networks apart, whatever their weights."""
     return _digest(_described(network))

@@ -154,6 +154,44 @@ def test_the_interval_of_a_difference_is_that_of_drawing_images_again(answered):
     assert (same.value, same.low, same.high) == (0, 0, 0)
 
 
+def test_difference_of_several_seeds_draws_images_with_all_their_answers():
+    rng = np.random.default_rng(3)
+    labels = rng.integers(0, 10, 400)
+    first, second = (
+        np.where(rng.random((3, 400)) < share, labels, (labels + 1) % 10) for share in (0.7, 0.8)
+    )
+    found = evaluation.accuracy_difference(labels, first, second)
+    gain = ((second == labels) * 1.0 - (first == labels)).mean(axis=0)
+    again = [gain[rng.integers(0, 400, 400)].mean() for _ in range(4000)]
+    expected = (gain.mean(), *np.quantile(again, [0.025, 0.975]))
+    assert (found.value, found.low, found.high) == pytest.approx(expected, abs=0.01)
+    assert found.value == pytest.approx(gain.mean()) and found.n == 400
+    one = evaluation.accuracy_difference(labels, first[0], second[0])
+    assert found.high - found.low < one.high - one.low
+    with pytest.raises(ValueError, match="one shape"):
+        evaluation.accuracy_difference(labels, first[:, :-1], second)
+
+
+def test_mean_difference_is_students_paired_interval():
+    first, second = np.array([0.80, 0.82, 0.81, 0.85]), np.array([0.84, 0.85, 0.86, 0.87])
+    found = evaluation.mean_difference(first, second)
+    expected = scipy.stats.ttest_rel(second, first).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+    assert found.value == pytest.approx(0.035) and found.n == 4
+    narrower = evaluation.mean_difference(first, second, confidence=0.5)
+    assert found.low < narrower.low < narrower.value < narrower.high < found.high
+    turned = evaluation.mean_difference(second, first)
+    assert (turned.low, turned.high) == pytest.approx((-found.high, -found.low))
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [([1], [2]), ([1, 2], [1, 2, 3]), ([[1, 2]], [[3, 4]])]
+)
+def test_mean_difference_wants_two_pairs_or_more(first, second):
+    with pytest.raises(ValueError, match="in pairs"):
+        evaluation.mean_difference(first, second)
+
+
 def test_mistakes_come_surest_first_and_are_mistakes(predicted):
     labels, rows = predicted
     found = evaluation.most_confident_mistakes(labels, rows, count=7)

@@ -73,6 +73,15 @@ def test_each_variant_is_trained_with_the_same_seeds_one_seed_after_the_other(tr
     assert all(found is split and kept_in == "kept" for _, found, kept_in in trained)
 
 
+def test_variants_may_have_images_of_their_own(trained):
+    mine = make_split()
+    experiments.compare(VARIANTS, [3], {"second": mine})
+    assert [found for _, found, _ in trained] == [None, mine]
+    with pytest.raises(InputError, match=r"train_split: .*'secnd'\. Did you mean second"):
+        experiments.compare(VARIANTS, [3], {"secnd": mine})
+    assert len(trained) == 2
+
+
 def test_the_table_is_what_one_calculates_by_hand(trained):
     table = experiments.compare(VARIANTS, [3, 5]).table()
     assert list(table.index) == ["first", "second"] and table.index.name == "variant"

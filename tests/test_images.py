@@ -304,3 +304,55 @@ def test_images_are_never_changed(function, random_images):
     frozen.setflags(write=False)  # as the cache gives them
     function(frozen)
     np.testing.assert_array_equal(frozen, random_images)
+
+
+def jfif_ycbcr(red, green, blue):
+    """JFIF 1.02, page 3, unrounded."""
+    return (
+        0.299 * red + 0.587 * green + 0.114 * blue,
+        128 - 0.1687 * red - 0.3313 * green + 0.5 * blue,
+        128 + 0.5 * red - 0.4187 * green - 0.0813 * blue,
+    )
+
+
+def test_luma_and_chroma_are_those_of_jpeg_files(colors):
+    channels = np.moveaxis(colors.astype(float), -1, 0)
+    expected = np.clip(np.stack(jfif_ycbcr(*channels), axis=-1), 0, 255)
+    assert np.abs(images.to_ycbcr(colors) - expected).max() < 1.02
+
+
+def test_luma_is_grayscale_cut_off_instead_of_rounded(random_images):
+    luma = images.to_ycbcr(random_images)[..., :1].astype(int)
+    assert np.unique(images.to_grayscale(random_images) - luma).tolist() == [0, 1]
+
+
+def test_grays_have_no_chroma():
+    grays = np.arange(256, dtype=np.uint8)[:, None].repeat(3, axis=1)
+    assert (images.to_ycbcr(grays)[:, 1:] == 128).all()
+
+
+def test_there_and_back_changes_next_to_nothing(random_images):
+    before = random_images.copy()
+    there = images.to_ycbcr(random_images)
+    back = images.from_ycbcr(there)
+    assert there.dtype == back.dtype == np.uint8 and there.shape == back.shape == before.shape
+    assert np.abs(back.astype(int) - random_images).max() <= 3
+    assert (random_images == before).all()
+
+
+@pytest.mark.parametrize("shape", [(3,), (7, 3), (0, 32, 32, 3), (2, 3, 5, 3)])
+def test_chroma_takes_every_shape_and_any_strides(shape):
+    pictures = np.random.default_rng(1).integers(0, 256, shape, np.uint8)
+    one_by_one = [images.to_ycbcr(pixel) for pixel in pictures.reshape(-1, 3)]
+    converted = images.to_ycbcr(pictures)
+    assert converted.shape == shape and converted.flags.writeable
+    assert converted.tolist() == np.reshape(one_by_one, shape).astype(np.uint8).tolist()
+    if len(shape) > 1:
+        assert (images.to_ycbcr(pictures[::-1]) == converted[::-1]).all()
+
+
+@pytest.mark.parametrize("convert", [images.to_ycbcr, images.from_ycbcr])
+def test_chroma_of_anything_but_colour_bytes_is_refused(convert, random_images):
+    for wrong in (random_images / 255, random_images[..., :1]):
+        with pytest.raises(ValueError, match="expected uint8 with 3 channels last"):
+            convert(wrong)

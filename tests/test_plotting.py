@@ -172,6 +172,22 @@ def make_trials() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns).rename_axis("trial")
 
 
+def test_intervals_are_rows_from_the_top_filled_where_they_do_not_reach_zero():
+    columns = {"value": [2.0, 1.0, -1.5], "low": [1.0, -0.5, -2.5], "high": [3.0, 2.5, -0.5]}
+    table = pd.DataFrame(columns, index=["frog", "cat", "deer"])
+    figure = plotting.plot_intervals(table, "Gains", label="points")
+    (ax,) = figure.axes
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["deer", "cat", "frog"]
+    assert ax.get_xlabel() == "points" and "Gains" in texts(figure)
+    drawn = {}
+    for container in ax.containers:
+        dots, _, (bars,) = container.lines
+        is_filled = dots.get_markerfacecolor() != "white"
+        for x, y, segment in zip(*dots.get_data(), bars.get_segments(), strict=True):
+            drawn[y] = (x, *segment[:, 0], is_filled)
+    assert drawn == {0: (-1.5, -2.5, -0.5, True), 1: (1, -0.5, 2.5, False), 2: (2, 1, 3, True)}
+
+
 def test_a_search_shows_how_each_trial_ended_and_the_best_so_far():
     figure = plotting.plot_search(make_trials())
     (ax,) = figure.axes

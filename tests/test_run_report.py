@@ -39,6 +39,7 @@ def test_figures_are_those_of_the_saved_network_on_the_test_images(run):
 
     logits = run.model.predict(images.to_grayscale(test.images), verbose=0)
     answers = logits.argmax(axis=1)
+    assert report.answers.tolist() == answers.tolist()
     figures = report.figures
     assert figures["accuracy"] == pytest.approx(np.mean(answers == test.labels))
     assert figures["num_test_images"] == 20 and figures["data_kind"] == "synthetic"

@@ -786,3 +786,15 @@ def test_the_figures_of_layers_by_numbers_hold_the_numbers(split):
     assert run.metrics["model"] == "layered_cnn"
     assert layered.from_json(run.metrics["config"]["model"]) == tiny_layers
     assert json.loads(json.dumps(run.metrics))["config"] == run.metrics["config"]
+
+
+def test_the_digest_of_the_code_forgets_the_seed_and_nothing_else(monkeypatch):
+    asked = training.Config("baseline", color="gray")
+    digest = training.code_digest(asked)
+    assert training.code_digest(dataclasses.replace(asked, seed=7)) == digest
+    others = [
+        training.code_digest(dataclasses.replace(asked, **change))
+        for change in ({"model": "vgg6"}, {"color": "rgb"}, {"epochs": 31}, {"ema": 0.9})
+    ]
+    monkeypatch.setattr(training, "_engine", lambda: b"another engine")
+    assert len({digest, *others, training.code_digest(asked)}) == 6
