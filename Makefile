@@ -10,7 +10,7 @@ LOCK := $(shell command -v flock >/dev/null 2>&1 && echo "flock .venv.lock")
 # On Linux plain torch brings gigabytes for GPUs; name a CPU build where there is one.
 TORCH ?= torch
 
-.PHONY: notebooks test test-backends lab record benchmarks environment clean
+.PHONY: notebooks test test-backends lab record results benchmarks environment clean
 
 notebooks: environment
 	$(BIN)/cifarlib data fetch
@@ -24,7 +24,7 @@ test: environment
 	CIFARLIB_PROFILE=quick $(BIN)/python -m pytest --nbval-lax --nbval-current-env notebooks
 
 # The modules that use Keras, on the other two backends.
-BACKEND_TESTS := $(foreach name,models layered explain augmentation schedules compute runs training experiments,\
+BACKEND_TESTS := $(foreach name,models layered explain augmentation schedules compute runs training experiments leaderboard,\
     tests/test_$(name).py)
 
 test-backends: environment
@@ -40,6 +40,12 @@ lab: environment
 record: environment
 	$(BIN)/cifarlib run --quick --record
 	$(BIN)/cifarlib run --full --record
+
+# Whatever is not recorded yet, cheapest first; stops after BUDGET seconds and goes on next time.
+BUDGET ?= 3600
+
+results: environment
+	$(BIN)/python benchmarks/networks.py --missing --time-budget $(BUDGET)
 
 benchmarks: environment
 	$(BIN)/python benchmarks/data.py --record

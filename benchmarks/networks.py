@@ -1,81 +1,66 @@
 """Test accuracy of networks of the registry, each with several seeds.
 
     python benchmarks/networks.py MODEL [--color gray|rgb] [--recipe R] [--seeds 0 1 2] [--record]
+    python benchmarks/networks.py --missing [--time-budget SECONDS]
+    python benchmarks/networks.py --list
 
 The epoch is chosen on held-out training images; each finished run sees the test set once. Runs
 are kept beside the decoded data, as those of the chapters are: the same command goes on after an
 interruption, and what was trained is not trained again. With ``--record`` the accuracies go to
-``results/``.
+``results/``; ``--missing`` records whatever of `leaderboard.ENTRIES` is not there, or was made by
+other code, cheapest first.
 """
 
 import argparse
 import statistics
 
-from cifarlib import data, devices, models, recipes, results, run_report, settings, training
-
-SEEDS = [0, 1, 2]
-OF_RUN = ("epochs", "best_epoch", "validation_accuracy", "seconds", "images_per_second")
-OF_TEST = ("cross_entropy", "calibration_error", "temperature", "calibration_error_scaled")
+from cifarlib import data, devices, leaderboard, models, recipes, results
 
 
 def main() -> None:
     """Train, judge, print, and record if asked to."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", choices=models.DESIGNS, metavar="MODEL")
+    parser.add_argument("model", choices=models.DESIGNS, metavar="MODEL", nargs="?")
     parser.add_argument("--color", choices=models.CHANNELS, default="rgb")
     parser.add_argument("--recipe", choices=recipes.NAMES, default="modern")
-    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
+    parser.add_argument("--seeds", type=int, nargs="+", default=leaderboard.SEEDS)
     parser.add_argument("--record", action="store_true", help="write to results/")
+    parser.add_argument("--missing", action="store_true", help="record all that is missing")
+    parser.add_argument("--list", action="store_true", help="say what is missing, cheapest first")
+    parser.add_argument("--time-budget", type=float, metavar="SECONDS", help="for --missing")
     options = parser.parse_args()
     if len(set(options.seeds)) < len(options.seeds):
         parser.error("--seeds: expected different ones")
+    if sum(map(bool, (options.model, options.missing, options.list))) != 1:
+        parser.error("expected a MODEL, --missing or --list")
+    if options.list:
+        for entry, seeds in leaderboard.missing():
+            print(f"{entry.cost() / 1e15:8.3f} PMAC a seed  {entry.name}, seeds {seeds}")
+    elif options.missing:
+        leaderboard.compute(time_budget=options.time_budget)
+        results.stamp_readme()
+    else:
+        _measure(leaderboard.Entry(*_asked(options)), options.record)
+
+
+def _asked(options: argparse.Namespace) -> tuple:
+    return options.model, options.color, options.recipe, tuple(options.seeds)
+
+
+def _measure(entry: leaderboard.Entry, is_recorded: bool) -> None:
     data.load_cifar10()
     print(data.current(), devices.describe_cpu(), sep="\n")
-    name = f"network-{options.model.replace('_', '-')}-{options.color}-{options.recipe}"
-    accuracies, details = [], {field: [] for field in (*OF_RUN, *OF_TEST, "answers")}
-    for seed in options.seeds:
-        recipe = recipes.find(options.recipe, options.model)
-        config = training.Config(options.model, color=options.color, seed=seed, **recipe)
-        run = training.train(config, kept_in=settings.cache_folder() / "runs")
-        judged = run_report.evaluate(run.folder)
-        figures = judged.figures
-        accuracies.append(figures["accuracy"])
-        for field in OF_RUN:
-            details[field].append(run.metrics[field])
-        for field in OF_TEST:
-            details[field].append(figures[field])
-        # A digit an image, so that models can be compared image by image.
-        details["answers"].append("".join(map(str, judged.answers)))
-        print(
-            f"{name}, seed {seed}: {figures['accuracy']:.2%} of {figures['num_test_images']:,} "
-            f"test images (validation {run.metrics['validation_accuracy']:.2%} in epoch "
-            f"{run.metrics['best_epoch']} of {run.metrics['epochs']}), "
-            f"{run.metrics['seconds']:.0f} s, {run.metrics['images_per_second']:,.0f} images/s",
-            flush=True,
-        )
+    accuracies = []
+    for seed in entry.seeds:
+        row = leaderboard.measure(entry, seed)
+        accuracies.append(row["accuracy"])
+        print(leaderboard.told(entry, seed, row), flush=True)
+        if is_recorded:
+            leaderboard.record(entry, {seed: row})
+            results.stamp_readme()
     if len(accuracies) > 1:
         mean, sd = statistics.fmean(accuracies), statistics.stdev(accuracies)
-        print(f"{name}: {mean:.2%} ± {sd:.2%} (n = {len(accuracies)})")
-    if options.record:
-        details["num_test_images"] = figures["num_test_images"]
-        details |= {field: run.metrics[field] for field in ("precision", "backend")}
-        details |= {"config": config.as_json(), "code": training.code_digest(config)}
-        seeds = "" if options.seeds == SEEDS else f" --seeds {' '.join(map(str, options.seeds))}"
-        results.write(
-            name,
-            chapter="06",
-            metric="test accuracy",
-            values=accuracies,
-            seeds=options.seeds,
-            color=options.color,
-            seconds=sum(details["seconds"]),
-            command=(
-                f"python benchmarks/networks.py {options.model} --color {options.color} "
-                f"--recipe {options.recipe}{seeds} --record"
-            ),
-            details=details,
-        )
-        results.stamp_readme()
+        print(f"{entry.name}: {mean:.2%} ± {sd:.2%} (n = {len(accuracies)})")
 
 
 if __name__ == "__main__":

@@ -94,25 +94,6 @@ def test_linear_models_are_tabled_from_the_worst_to_the_best_with_their_spread()
     assert table[4] == "| mirrored patches | 72.0 ± 2.0 (n = 3) | not run | 100 |"
 
 
-def test_networks_are_tabled_by_colour_and_accuracy_with_number_of_seeds_and_cost():
-    for color, values in (("rgb", (0.8,)), ("gray", (0.7, 0.72, 0.74))):
-        record(
-            f"network-small-cnn-{color}-modern",
-            values=values,
-            seeds=tuple(range(len(values))),
-            color=color,
-            seconds=120.0 * len(values),
-            details={
-                "config": {"model": "small_cnn", "color": color, "epochs": 30},
-                "images_per_second": [2000.4] * len(values),
-            },
-        )
-    table = results.stamp("<!-- results: networks --><!-- end -->").splitlines()
-    gray = "| small_cnn | gray | modern, 30 epochs | 72.0 ± 2.0 (n = 3) | 2 | 2,000 |"
-    assert table[3] == gray
-    assert table[4] == "| small_cnn | rgb | modern, 30 epochs | 80.0 (n = 1) | 2 | 2,000 |"
-
-
 def test_an_unknown_place_is_an_error():
     with pytest.raises(KeyError):
         results.stamp("<!-- results: nonsense --><!-- end -->")

@@ -1,0 +1,237 @@
+"""Every network's recorded accuracy: what is to be measured, what is missing, and measuring it.
+
+An entry is a network, a colour and a recipe, trained with several seeds; its record under
+``results/`` grows by a seed at a time, on whatever machine there is. Only recording looks at the
+test set, once a finished run. Not for choosing: no entry is there, or left out, for what it
+reached.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+from cifarlib import data, devices, models, recipes, results, run_report, settings, training
+
+SEEDS = (0, 1, 2)
+# A value a seed, each a list in the record's details.
+OF_RUN = (
+    *("epochs", "best_epoch", "validation_accuracy", "seconds", "images_per_second"),
+    *("precision", "backend", "accelerators", "hardware"),
+)
+OF_TEST = ("cross_entropy", "calibration_error", "temperature", "calibration_error_scaled")
+
+
+class Entry(NamedTuple):
+    """What is trained, and how.
+
+    Attributes:
+        model: a key of the registry.
+        color: ``"gray"`` or ``"rgb"``.
+        recipe: one of ``recipes.NAMES``.
+        seeds: different whole numbers.
+    """
+
+    model: str
+    color: str = "rgb"
+    recipe: str = "modern"
+    seeds: tuple[int, ...] = SEEDS
+
+    @property
+    def name(self) -> str:
+        """Return the name of its record."""
+        return f"network-{self.model.replace('_', '-')}-{self.color}-{self.recipe}"
+
+    @property
+    def command(self) -> str:
+        """Return the command that measures it again."""
+        seeds = "" if self.seeds == SEEDS else f" --seeds {' '.join(map(str, self.seeds))}"
+        return (
+            f"python benchmarks/networks.py {self.model} --color {self.color} "
+            f"--recipe {self.recipe}{seeds} --record"
+        )
+
+    def config(self, seed: int) -> training.Config:
+        """Return the configuration of one of its runs."""
+        recipe = recipes.find(self.recipe, self.model)
+        return training.Config(self.model, color=self.color, seed=seed, **recipe)
+
+    def cost(self) -> float:
+        """Return the multiply-adds of training one seed, to compare entries with."""
+        network, config = models.build(self.model, self.color), self.config(self.seeds[0])
+        share = 1 - config.validation_fraction
+        return 3.0 * models.multiply_adds(network) * config.epochs * share * 50_000
+
+
+# What the projects published, with their recipe; every network with the modern one; and the
+# networks of chapters 4 and 5, whose seeds are those that these have trained.
+ENTRIES = (
+    *(Entry(model, "rgb", "published") for model in recipes.PUBLISHED),
+    *(Entry(model, "gray", "published") for model in ("baseline", "baseline_regularized")),
+    *(Entry(model) for model in models.DESIGNS if model not in ("layered_cnn", "tuned_cnn")),
+    Entry("baseline", "gray"),
+    Entry("tuned_cnn", "gray", "tuned", (1, 2, 3, 4, 5)),
+    Entry("tuned_cnn", "rgb", "tuned", (1, 2, 3, 4, 5)),
+)
+
+
+def table() -> str:
+    """Return the recorded entries as Markdown, by colour and accuracy; stale ones are marked."""
+    lines = [
+        "| network | colour | recipe | test accuracy (%) | minutes a seed | images/s |",
+        "|---|---|---|--:|--:|--:|",
+    ]
+    found = [result for result in results.read_all() if result.name.startswith("network-")]
+    for result in sorted(found, key=lambda result: (result.color, result.mean)):
+        entry, details = entry_of(result), result.details
+        recipe = f"{entry.recipe}, {details['config']['epochs']} epochs"
+        recipe += " (stale: of other code)" if is_stale(result) else ""
+        minutes = result.seconds / 60 / len(result.values)
+        speed = statistics.median(details["images_per_second"])
+        lines.append(
+            f"| {entry.model} | {entry.color} | {recipe} | {results.told_accuracy(result)} | "
+            f"{minutes:.0f} | {speed:,.0f} |"
+        )
+    return "\n".join(lines)
+
+
+class OutOfTimeError(Exception):
+    """The time budget is spent; the run's checkpoint is kept."""
+
+
+def measure(entry: Entry, seed: int, deadline: float | None = None) -> dict[str, Any]:
+    """Train a seed of an entry, unless it has been trained, and judge it on the test set.
+
+    Args:
+        entry: what to train.
+        seed: the seed.
+        deadline: value of ``time.monotonic`` after which no further epoch is begun.
+
+    Returns:
+        The figures, with ``accuracy`` and, a digit an image, ``answers``.
+
+    Raises:
+        OutOfTimeError: at the deadline; asked again, training goes on from there.
+    """
+
+    def stop(row: dict[str, float]) -> None:
+        if deadline is not None and time.monotonic() > deadline and row["epoch"] < config.epochs:
+            raise OutOfTimeError
+
+    config = entry.config(seed)
+    run = training.train(config, kept_in=settings.cache_folder() / "runs", on_epoch=stop)
+    judged = run_report.evaluate(run.folder)
+    return {
+        "accuracy": judged.figures["accuracy"],
+        **{field: run.metrics[field] for field in OF_RUN},
+        **{field: judged.figures[field] for field in OF_TEST},
+        "answers": "".join(map(str, judged.answers)),
+    }
+
+
+def record(entry: Entry, measured: dict[int, dict[str, Any]]) -> results.Result:
+    """Write what was measured, by seed, beside the seeds that the record has already.
+
+    Seeds of other code, configuration or images are not kept.
+    """
+    rows = dict(sorted({**_recorded(entry), **measured}.items()))
+    config = entry.config(next(iter(rows)))
+    fields = (*OF_RUN, *OF_TEST, "answers")
+    return results.write(
+        entry.name,
+        chapter="06",
+        metric="test accuracy",
+        values=[row["accuracy"] for row in rows.values()],
+        seeds=list(rows),
+        color=entry.color,
+        seconds=sum(row["seconds"] for row in rows.values()),
+        command=entry._replace(seeds=tuple(rows)).command,
+        details={
+            **{field: [row[field] for row in rows.values()] for field in fields},
+            "num_test_images": len(next(iter(rows.values()))["answers"]),
+            "config": config.as_json(),
+            "code": training.code_digest(config),
+        },
+    )
+
+
+def _recorded(entry: Entry) -> dict[int, dict[str, Any]]:
+    """Return the rows of a record, by seed; none if it is about other code or images."""
+    found = results.read(entry.name)
+    description = data.current()
+    if found is None or is_stale(found):
+        return {}
+    if description and found.data_fingerprint != description.fingerprint:
+        return {}
+    fields = (*OF_RUN, *OF_TEST, "answers")
+    return {
+        seed: {"accuracy": value, **{field: found.details[field][place] for field in fields}}
+        for place, (seed, value) in enumerate(zip(found.seeds, found.values, strict=True))
+    }
+
+
+def is_stale(result: results.Result) -> bool:
+    """Tell whether a network's record is about other code or another configuration than today's."""
+    entry = entry_of(result)
+    if entry.model not in models.DESIGNS:
+        return True
+    return result.details.get("code") != training.code_digest(entry.config(result.seeds[0]))
+
+
+def entry_of(result: results.Result) -> Entry:
+    """Return the entry that a record is about."""
+    recipe = result.name.rpartition("-")[2]
+    return Entry(result.details["config"]["model"], result.color, recipe, result.seeds)
+
+
+def missing(entries: Iterable[Entry] = ENTRIES) -> list[tuple[Entry, list[int]]]:
+    """Return the entries that are not recorded, or stale, with the seeds to train; cheapest first.
+
+    >>> missing([])
+    []
+    """
+    lacking = []
+    for entry in entries:
+        recorded = _recorded(entry)
+        if seeds := [seed for seed in entry.seeds if seed not in recorded]:
+            lacking.append((entry, seeds))
+    return sorted(lacking, key=lambda pair: pair[0].cost())
+
+
+def compute(
+    entries: Iterable[Entry] = ENTRIES,
+    time_budget: float | None = None,
+    say: Callable[[str], None] = print,
+) -> bool:
+    """Measure and record what is missing or stale, a seed at a time, cheapest first.
+
+    Args:
+        entries: of these.
+        time_budget: seconds; what is being trained then goes on at the next call.
+        say: told a line for each seed.
+
+    Returns:
+        Whether everything is recorded now.
+    """
+    deadline = None if time_budget is None else time.monotonic() + time_budget
+    data.load_cifar10()
+    say(f"{data.current()}\n{devices.describe_cpu()}")
+    for entry, seeds in missing(entries):
+        for seed in seeds:
+            try:
+                row = measure(entry, seed, deadline)
+            except OutOfTimeError:
+                say("The time is over; the same command goes on.")
+                return False
+            record(entry, {seed: row})
+            say(told(entry, seed, row))
+    return True
+
+
+def told(entry: Entry, seed: int, row: dict[str, Any]) -> str:
+    """Return what came of a seed, in a line."""
+    return (
+        f"{entry.name}, seed {seed}: {row['accuracy']:.2%} of {len(row['answers']):,} test images "
+        f"(validation {row['validation_accuracy']:.2%} in epoch {row['best_epoch']} of "
+        f"{row['epochs']}), {row['seconds']:.0f} s, {row['images_per_second']:,.0f} images/s"
+    )

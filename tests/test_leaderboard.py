@@ -1,0 +1,187 @@
+"""Records of networks: what is missing, what is stale, seeds that come one by one."""
+
+import json
+
+import numpy as np
+import pytest
+
+pytest.importorskip("keras")
+
+from cifarlib import data, leaderboard, recipes, results, settings, training
+from cifarlib.errors import InputError
+from cifarlib.leaderboard import Entry
+from cifarlib.splits import Split
+
+SMALL = Entry("baseline", "gray", "modern", (3, 5))
+LARGE = Entry("vgg6", "rgb", "published")
+
+
+@pytest.fixture(autouse=True)
+def checkout(tmp_path, monkeypatch):
+    monkeypatch.setattr(settings, "checkout_folder", lambda: tmp_path)
+    monkeypatch.setattr(data, "_current", None)
+    return tmp_path
+
+
+def row(accuracy=0.7, seconds=60.0, speed=2000.4):
+    fields = dict.fromkeys((*leaderboard.OF_RUN, *leaderboard.OF_TEST), 1.0)
+    return {
+        **fields,
+        "accuracy": accuracy,
+        "seconds": seconds,
+        "images_per_second": speed,
+        "answers": "0123456789",
+    }
+
+
+def described(kind):
+    """Return a data set of that kind with a fingerprint of its own."""
+    unknown = dict.fromkeys(data.Description._fields)
+    return data.Description(**{**unknown, "kind": kind, "fingerprint": f"print of {kind}"})
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """Pretend to measure; return what was asked for."""
+    asked = []
+
+    def pretend(entry, seed, deadline=None):
+        asked.append((entry.name, seed))
+        return row(accuracy=seed / 10)
+
+    monkeypatch.setattr(leaderboard, "measure", pretend)
+    monkeypatch.setattr(data, "load_cifar10", lambda: None)
+    return asked
+
+
+def test_every_entry_can_be_trained_and_has_a_name_of_its_own():
+    names = [entry.name for entry in leaderboard.ENTRIES]
+    assert len(set(names)) == len(names)
+    for entry in leaderboard.ENTRIES:
+        assert entry.config(entry.seeds[0]).color == entry.color
+        assert len(set(entry.seeds)) == len(entry.seeds) >= 3
+    published = {entry.model for entry in leaderboard.ENTRIES if entry.recipe == "published"}
+    assert published == set(recipes.PUBLISHED)
+
+
+def test_costs_are_three_passes_over_the_images_learned():
+    # 3,981,056 multiply-adds by test_models, thirty epochs of nine tenths of the images
+    assert SMALL.cost() == pytest.approx(3 * 3_981_056 * 30 * 45_000)
+
+
+def test_seeds_are_recorded_one_by_one_and_sorted(checkout):
+    leaderboard.record(SMALL, {5: row(0.74)})
+    written = leaderboard.record(SMALL, {3: row(0.70)})
+    assert (written.seeds, written.values) == ((3, 5), (0.70, 0.74))
+    assert written.mean == pytest.approx(0.72) and written.seconds == 120
+    assert written.details["answers"] == ["0123456789"] * 2
+    assert written.details["num_test_images"] == 10
+    assert written.command == (
+        "python benchmarks/networks.py baseline --color gray --recipe modern --seeds 3 5 --record"
+    )
+    assert leaderboard.entry_of(results.read(SMALL.name)) == SMALL
+    again = leaderboard.record(SMALL, {3: row(0.80)})
+    assert again.values == (0.80, 0.74), "what is measured again replaces the old"
+
+
+def test_usual_seeds_are_not_named_in_the_command():
+    assert LARGE.command == (
+        "python benchmarks/networks.py vgg6 --color rgb --recipe published --record"
+    )
+
+
+def test_a_record_of_other_code_or_recipe_is_stale_and_begun_anew(monkeypatch):
+    result = leaderboard.record(SMALL, {3: row()})
+    assert not leaderboard.is_stale(result)
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_engine", lambda: b"another engine")
+        assert leaderboard.is_stale(result)
+        assert leaderboard.record(SMALL, {5: row()}).seeds == (5,)
+    result = leaderboard.record(SMALL, {3: row()})
+    monkeypatch.setattr(recipes, "find", lambda name, model: {"epochs": 31})
+    assert leaderboard.is_stale(result)
+    assert leaderboard.missing([SMALL]) == [(SMALL, [3, 5])]
+
+
+def test_a_record_without_a_digest_is_stale():
+    result = leaderboard.record(SMALL, {3: row()})
+    del result.details["code"]
+    assert leaderboard.is_stale(result)
+
+
+def test_a_record_of_other_images_is_begun_anew(monkeypatch):
+    leaderboard.record(SMALL, {3: row()})
+    path = results.folder() / f"{SMALL.name}.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "data_fingerprint": "else"}))
+    assert leaderboard.missing([SMALL]) == [(SMALL, [5])], "no images are loaded that could differ"
+    monkeypatch.setattr(data, "_current", described("official"))
+    assert leaderboard.missing([SMALL]) == [(SMALL, [3, 5])]
+
+
+def test_what_is_missing_is_measured_cheapest_first_and_once(measured):
+    said = []
+    assert leaderboard.compute([LARGE, SMALL], say=said.append)
+    expected = [(SMALL.name, 3), (SMALL.name, 5), *((LARGE.name, seed) for seed in (0, 1, 2))]
+    assert measured == expected
+    assert results.read(SMALL.name).values == (0.3, 0.5)
+    assert f"{SMALL.name}, seed 5: 50.00% of 10 test images" in said[2]
+    assert leaderboard.compute([LARGE, SMALL], say=said.append)
+    assert measured == expected, "everything is there"
+
+
+def test_when_the_time_is_over_what_was_measured_is_kept(measured, monkeypatch):
+    pretend = leaderboard.measure
+
+    def stop(entry, seed, deadline):
+        if entry == LARGE:
+            raise leaderboard.OutOfTimeError
+        return pretend(entry, seed)
+
+    monkeypatch.setattr(leaderboard, "measure", stop)
+    said = []
+    assert not leaderboard.compute([LARGE, SMALL], time_budget=5, say=said.append)
+    assert results.read(SMALL.name).seeds == (3, 5)
+    assert "the same command goes on" in said[-1]
+
+
+def test_a_deadline_ends_training_after_an_epoch_and_the_next_call_goes_on(monkeypatch):
+    rng = np.random.default_rng(0)
+    train = Split(rng.integers(0, 256, (60, 32, 32, 3), np.uint8), np.arange(60) % 10)
+    test = Split(train.images[:20], train.labels[:20])
+    monkeypatch.setattr(data, "load_cifar10", lambda: (train, test))
+    monkeypatch.setattr(data, "_current", described("JPEG copy"))
+    quick = {"epochs": 3, "validation_fraction": 0.2, "batch_size": 16}
+    monkeypatch.setattr(recipes, "find", lambda name, model: quick)
+    with pytest.raises(leaderboard.OutOfTimeError):
+        leaderboard.measure(SMALL, 3, deadline=0)
+    (folder,) = (settings.cache_folder() / "runs").iterdir()
+    assert not (folder / "metrics.json").exists()
+    found = leaderboard.measure(SMALL, 3)
+    assert found["epochs"] == 3 and len(found["answers"]) == 20
+    right = [int(digit) for digit in found["answers"]] == test.labels
+    assert found["accuracy"] == pytest.approx(right.mean())
+    assert set(found) == {"accuracy", "answers", *leaderboard.OF_RUN, *leaderboard.OF_TEST}
+    leaderboard.record(SMALL, {3: found})
+
+
+def test_networks_are_tabled_by_colour_and_accuracy_and_stale_ones_are_marked():
+    small = {"seconds": 120.0, "speed": 2000.4}
+    gray = Entry("small_cnn", "gray", "modern")
+    for seed, accuracy in enumerate((0.7, 0.72, 0.74)):
+        leaderboard.record(gray, {seed: row(accuracy, **small)})
+    leaderboard.record(gray._replace(color="rgb"), {0: row(0.8, **small)})
+    path = results.folder() / "network-small-cnn-rgb-modern.json"
+    path.write_text(path.read_text().replace('"code": "', '"code": "x'))
+    table = results.stamp("<!-- results: networks --><!-- end -->").splitlines()
+    assert table[3] == "| small_cnn | gray | modern, 30 epochs | 72.0 ± 2.0 (n = 3) | 2 | 2,000 |"
+    assert table[4] == (
+        "| small_cnn | rgb | modern, 30 epochs (stale: of other code) | 80.0 (n = 1) | 2 | 2,000 |"
+    )
+
+
+def test_a_model_that_is_no_more_is_stale_and_not_an_error():
+    result = leaderboard.record(SMALL, {3: row()})
+    config = {**result.details["config"], "model": "gone"}
+    assert leaderboard.is_stale(result._replace(details={**result.details, "config": config}))
+    with pytest.raises(InputError, match="model"):
+        Entry("gone").config(0)
