@@ -5,6 +5,7 @@ sees a model. Not for choosing a model: give validation images while you choose,
 set once, at the end.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -313,6 +314,32 @@ def mean_difference(first: np.ndarray, second: np.ndarray, confidence: float = 0
     quantile = scipy.stats.t.ppf((1 + confidence) / 2, count - 1)
     margin = float(quantile * gains.std(ddof=1) / np.sqrt(count))
     return Estimate(mean, mean - margin, mean + margin, count)
+
+
+def shared_mistakes(labels: np.ndarray, answers: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """Return how many of a model's mistakes another model makes, too.
+
+    Args:
+        labels: true classes, shape (n,).
+        answers: by the name of a model, the classes that it gave, shape (n,).
+
+    Returns:
+        A row and a column for each model: of the images that the row's model has wrong, the
+        share in percent that the column's has wrong as well. NaN in the row of a model without
+        mistakes. Two models that err independently share as many as the column's model has
+        wrong of all.
+
+    >>> said = {"a": np.array([0, 0, 0, 3]), "b": np.array([1, 0, 0, 3])}
+    >>> shared_mistakes(np.array([0, 1, 2, 3]), said).loc["b"].round(1).tolist()
+    [66.7, 100.0]
+    """
+    wrong = {}
+    for name, said in answers.items():
+        truth, said = _check(labels, said)
+        wrong[name] = truth != said
+    table = pd.DataFrame(wrong).astype(float)
+    shared = (table.T @ table).div(table.sum(), axis="index") * 100
+    return shared.rename_axis(index="of the mistakes of", columns="are wrong for")
 
 
 def most_confident_mistakes(

@@ -340,6 +340,34 @@ def plot_intervals(table: pd.DataFrame, title: str = "", *, label: str = "") -> 
     return figure
 
 
+def plot_tradeoff(table: pd.DataFrame, cost: str, gain: str, title: str = "") -> Figure:
+    """Draw what each thing costs and earns, and the front that nothing surpasses (Pareto).
+
+    Args:
+        table: a named row each; the two columns' names are the axes' labels.
+        cost: the column that should be small, all above 0; drawn on a logarithmic axis.
+        gain: the column that should be large.
+        title: title of the figure.
+    """
+    figure, ax = subplots(size=(8.5, 5), title=title)
+    shown = table[[cost, gain]].dropna().astype(float).sort_values([cost, gain])
+    best = shown[gain].cummax().shift(fill_value=-np.inf)
+    is_front = shown[gain] > best
+    front = shown[is_front]
+    ax.step(front[cost], front[gain], where="post", color="gray", linewidth=1, zorder=1)
+    for is_on, marker in ((True, "o"), (False, "x")):
+        part = shown[is_front == is_on]
+        told = "on the front" if is_on else "surpassed by one as cheap"
+        ax.scatter(part[cost], part[gain], marker=marker, color=PALETTE[not is_on], label=told)
+    ax.set_xscale("log")
+    for name, (x, y) in shown.iterrows():
+        ax.annotate(name, (x, y), xytext=(5, 4), textcoords="offset points", fontsize=8)
+    ax.set(xlabel=cost, ylabel=gain)
+    ax.margins(x=0.12)
+    ax.legend(loc="lower right")
+    return figure
+
+
 def plot_search(trials: pd.DataFrame) -> Figure:
     """Draw the accuracy of each trial of a search, and the best so far.
 

@@ -192,6 +192,21 @@ def test_mean_difference_wants_two_pairs_or_more(first, second):
         evaluation.mean_difference(first, second)
 
 
+def test_shared_mistakes_are_counted_of_those_of_the_row():
+    labels = np.array([0, 1, 2, 3, 4])
+    said = {
+        "good": np.array([9, 1, 2, 3, 4]),
+        "poor": np.array([8, 0, 0, 0, 4]),
+        "perfect": labels,
+    }
+    table = evaluation.shared_mistakes(labels, said)
+    assert table.loc["good"].tolist() == [100, 100, 0]
+    assert table.loc["poor"].tolist() == [25, 100, 0]
+    assert table.loc["perfect"].isna().all()
+    with pytest.raises(ValueError, match="one shape"):
+        evaluation.shared_mistakes(labels, {"short": labels[1:]})
+
+
 def test_mistakes_come_surest_first_and_are_mistakes(predicted):
     labels, rows = predicted
     found = evaluation.most_confident_mistakes(labels, rows, count=7)

@@ -188,6 +188,19 @@ def test_intervals_are_rows_from_the_top_filled_where_they_do_not_reach_zero():
     assert drawn == {0: (-1.5, -2.5, -0.5, True), 1: (1, -0.5, 2.5, False), 2: (2, 1, 3, True)}
 
 
+def test_the_front_is_what_nothing_cheaper_reaches():
+    columns = {"cost": [1.0, 10.0, 20.0, 40.0, np.nan], "gain": [50.0, 70.0, 60.0, 80.0, 90.0]}
+    table = pd.DataFrame(columns, index=["a", "b", "c", "d", "unknown"])
+    figure = plotting.plot_tradeoff(table.iloc[::-1], "cost", "gain", "What it costs")
+    (ax,) = figure.axes
+    on, off = ax.collections
+    np.testing.assert_allclose(on.get_offsets(), [[1, 50], [10, 70], [40, 80]])
+    np.testing.assert_allclose(off.get_offsets(), [[20, 60]])
+    np.testing.assert_allclose(ax.lines[0].get_xydata(), on.get_offsets())
+    assert {"a", "b", "c", "d"} <= set(texts(figure)) and "unknown" not in texts(figure)
+    assert (ax.get_xlabel(), ax.get_ylabel(), ax.get_xscale()) == ("cost", "gain", "log")
+
+
 def test_a_search_shows_how_each_trial_ended_and_the_best_so_far():
     figure = plotting.plot_search(make_trials())
     (ax,) = figure.axes
