@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=leaderboard.SEEDS)
     parser.add_argument("--record", action="store_true", help="write to results/")
     parser.add_argument("--missing", action="store_true", help="record all that is missing")
-    parser.add_argument("--list", action="store_true", help="say what is missing, cheapest first")
+    parser.add_argument("--list", action="store_true", help="say what is missing, in order")
     parser.add_argument("--time-budget", type=float, metavar="SECONDS", help="for --missing")
     options = parser.parse_args()
     if len(set(options.seeds)) < len(options.seeds):
@@ -34,8 +34,8 @@ def main() -> None:
     if sum(map(bool, (options.model, options.missing, options.list))) != 1:
         parser.error("expected a MODEL, --missing or --list")
     if options.list:
-        for entry, seeds in leaderboard.missing():
-            print(f"{entry.cost() / 1e15:8.3f} PMAC a seed  {entry.name}, seeds {seeds}")
+        for entry, seed in leaderboard.missing():
+            print(f"{entry.cost() / 1e15:8.3f} PMAC  {entry.name}, seed {seed}")
     elif options.missing:
         leaderboard.compute(time_budget=options.time_budget)
         results.stamp_readme()

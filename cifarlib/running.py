@@ -187,6 +187,7 @@ def _execute(chapter: Chapter, copy: Path, profile: str, facts: dict) -> nbforma
                 raise
             _write(notebook, copy)
             raise ChapterError(_tell_failure(chapter, name, notebook, error)) from error
+    _drop_native_logs(notebook)
     seconds = time.monotonic() - began + _remembered(notebook)
     notebook.metadata["cifarlib"] = {
         **facts,
@@ -196,6 +197,23 @@ def _execute(chapter: Chapter, copy: Path, profile: str, facts: dict) -> nbforma
     memory = f", {peak / 2**30:.1f} GiB" if peak else ""
     _say(f"{chapter.number}  {name}: {num_cells} cells in {seconds:.0f} s{memory}")
     return notebook
+
+
+# How TensorFlow's C++ code writes: level, time, thread, file and line.
+_NATIVE_LOG = re.compile(
+    r"^(WARNING: All log messages before absl|[IWEF]\d{4} [\d:.]+ +\d+ \S+:\d+\]).*\n?",
+    re.MULTILINE,
+)
+
+
+def _drop_native_logs(notebook: nbformat.NotebookNode) -> None:
+    """Remove what TensorFlow says of processor and graphics card whenever it starts."""
+    for cell in notebook.cells:
+        for shown in cell.get("outputs", ()):
+            if shown.get("name") == "stderr":
+                shown.text = _NATIVE_LOG.sub("", shown.text)
+        if cell.cell_type == "code":
+            cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr" or o.text.strip()]
 
 
 def _remembered(notebook: nbformat.NotebookNode) -> float:

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import json
 import shlex
 from collections.abc import Sequence
 from typing import Any
@@ -40,7 +41,10 @@ def tune(arguments: Sequence[str]) -> None:
     ours = ("search", "num_trials", "time_budget", "max_multiply_adds", "journal")
     search, num_trials, time_budget, max_multiply_adds, journal = map(asked.pop, ours)
     count, epochs, output = map(asked.pop, ("finalists", "final_epochs", "output"))
+    also = {_in_short(changes): changes for changes in asked.pop("also")}
     start = _config({**TRIAL, **asked})
+    for changes in also.values():
+        tuning.variant(start, **changes)  # refused now, not after the search
     name = f"runs/tuned-{start.model_name}-{start.color}"
     output = output or f"{name}.json"
     if not output.endswith(".json"):
@@ -57,13 +61,14 @@ def tune(arguments: Sequence[str]) -> None:
     )
     print(tuned)
     final = None
-    if count:
+    if count or also:
         budget = {"epochs": epochs or training.Config("baseline").epochs, "train_size": None}
         kept = settings.cache_folder() / "runs"
-        final = tuning.finals(tuned, count, [start.seed + 1], kept_in=kept, **budget)
+        seeds = [start.seed + 1]
+        final = tuning.finals(tuned, count, seeds, also=also, kept_in=kept, **budget)
         print(final.table().round(1).to_string())
     command = shlex.join(["cifarlib", "tune", *arguments])
-    tuning.write(tuned, output, command, final=final, epochs=epochs)
+    tuning.write(tuned, output, command, final=final, also=also, epochs=epochs)
     quoted = shlex.quote(output)
     print(f"{output} has it; next: cifarlib train {quoted} --recipe tuned --color {start.color}")
 
@@ -125,6 +130,15 @@ def tune_parser() -> argparse.ArgumentParser:
         "these is written, instead of the best trial",
     )
     parser.add_argument(
+        "--also",
+        type=_changes,
+        action="append",
+        metavar="JSON",
+        default=[],
+        help="an idea of your own to train with the finalists, told by what it changes in the "
+        """default: '{"width": 64}'; may be given several times""",
+    )
+    parser.add_argument(
         "--final-epochs", type=int, metavar="N", default=None, help="epochs of finals and recipe"
     )
     parser.add_argument("--output", metavar="FILE", default=None, help="what was found, as JSON")
@@ -161,6 +175,20 @@ def _parser(name: str, defaults: dict[str, Any]) -> argparse.ArgumentParser:
         help=f"{' or '.join(recipes.NAMES)}; the options above are set on top of it",
     )
     return parser
+
+
+def _changes(text: str) -> dict[str, Any]:
+    try:
+        changes = json.loads(text)
+    except ValueError:
+        changes = None
+    if not isinstance(changes, dict) or not changes:
+        raise argparse.ArgumentTypeError(f"expected parameters as JSON, found {text!r}")
+    return changes
+
+
+def _in_short(changes: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in changes.items())
 
 
 def _names(text: str) -> tuple[str, ...]:

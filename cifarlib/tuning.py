@@ -182,6 +182,20 @@ def space_for(
     return {name: standard[name] for name in space} if is_named else dict(space)
 
 
+def variant(start: training.Config, **changes: Any) -> training.Config:
+    """Return a configuration with other layers or another recipe, by the names of a search.
+
+    Raises:
+        InputError: for a name that cannot be searched, or a value that does not fit.
+
+    >>> variant(training.Config("layered_cnn"), width=48, learning_rate=0.01).model.width
+    48
+    """
+    if changes:
+        space_for(start.model, dict.fromkeys(changes))
+    return _config(start, changes)
+
+
 def tune(
     start: training.Config,
     space: Mapping[str, BaseDistribution] | Sequence[str] | None = None,
@@ -254,6 +268,7 @@ def finals(
     count: int,
     seeds: Sequence[int],
     *,
+    also: Mapping[str, Mapping[str, Any]] | None = None,
     train_split: Split | None = None,
     kept_in: str | Path | None = None,
     **budget: Any,
@@ -266,33 +281,38 @@ def finals(
         tuning: the search.
         count: how many of its best trials.
         seeds: numbers that the search has not used.
+        also: ideas that the search has not had, by a name each: what each changes, see `variant`.
         train_split: see `training.train`.
         kept_in: see `training.train`.
         **budget: fields of `training.Config` that are to be other than in the search, such as
             ``epochs`` and ``train_size``.
 
     Returns:
-        A comparison of ``"default"`` with ``"trial N"``, best trial first.
+        A comparison of ``"default"`` with ``"trial N"``, best trial first, and with the ideas.
 
     Raises:
-        InputError: if a seed is that of the search.
+        InputError: if a seed is that of the search, or an idea does not fit.
     """
     if tuning.start.seed in seeds:
         raise InputError("seeds", "others than the search's", str(list(seeds)), "Change them.")
     ranked = tuning.trials[tuning.trials["state"] == "finished"]["accuracy"].astype(float)
     best = ranked.drop(0, errors="ignore").nlargest(count).index
-    finalists = {"default": 0, **{f"trial {number}": number for number in best}}
+    names = ["default", *(f"trial {number}" for number in best), *(also or {})]
     variants = {
-        name: dataclasses.replace(tuning.config(number), **budget)
-        for name, number in finalists.items()
+        name: dataclasses.replace(_finalist(tuning, name, also), **budget) for name in names
     }
     return experiments.compare(variants, seeds, train_split, kept_in=kept_in)
 
 
-def winner(comparison: experiments.Comparison) -> int:
-    """Return the number of the trial that did best in the finals, 0 for the default."""
-    name = comparison.table()["validation"].idxmax()
-    return 0 if name == "default" else int(name.removeprefix("trial "))
+def winner(comparison: experiments.Comparison) -> str:
+    """Return the name of what did best in the finals, on validation images."""
+    return str(comparison.table()["validation"].idxmax())
+
+
+def _finalist(tuning: Tuning, name: str, also: Mapping | None) -> training.Config:
+    if also and name in also:
+        return variant(tuning.start, **also[name])
+    return tuning.config(0 if name == "default" else int(name.removeprefix("trial ")))
 
 
 def write(
@@ -301,6 +321,7 @@ def write(
     command: str,
     *,
     final: experiments.Comparison | None = None,
+    also: Mapping[str, Mapping[str, Any]] | None = None,
     epochs: int | None = None,
 ) -> None:
     """Write what was found as a file that stands for a model, see `layered.read`.
@@ -314,10 +335,11 @@ def write(
         path: where to write.
         command: the command line that repeats the search.
         final: the finals, to write their winner instead of the best trial.
+        also: the ideas that `finals` was given.
         epochs: for how long the recipe is to train; None to leave that to `training.Config`.
     """
-    number = tuning.best_trial if final is None else winner(final)
-    chosen = tuning.config(number)
+    name = f"trial {tuning.best_trial}" if final is None else winner(final)
+    chosen = _finalist(tuning, name, also)
     budget = ("model", "seed", "color", "epochs", "train_size", "patience", "num_devices")
     recipe = {}
     for field in dataclasses.fields(training.Config):
@@ -333,7 +355,8 @@ def write(
         "best_trial": tuning.best_trial,
         "best_validation_accuracy": tuning.study.best_value,
         "default_validation_accuracy": _value_of_default(tuning),
-        "chosen_trial": number,
+        "chosen": name,
+        "also": also,
         "finals": None if final is None else _told_finals(final),
         "trials": tuning.counts(),
         "seconds": float(tuning.trials["seconds"].sum()),

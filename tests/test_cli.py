@@ -365,6 +365,7 @@ def test_a_run_is_trained_judged_and_never_trained_over(synthetic_source, capsys
         (["tune", "layered_cnn", "--search", "widht"], "Did you mean width"),
         (["tune", "baseline", "--search", "width"], "any of learning_rate, schedule"),
         (["tune", "layered_cnn", "--num-trials", "0"], "num_trials"),
+        (["tune", "layered_cnn", "--also", '{"widht": 8}'], "Did you mean width"),
         (["tune", '{"depht": 2}'], "Did you mean depth"),
         (["tune", "nowhere.json"], "a model found by cifarlib tune"),
         (["train", "nowhere.json"], "a model found by cifarlib tune"),
@@ -387,6 +388,8 @@ def test_what_cannot_be_trained_searched_or_judged_is_told_in_one_line(arguments
         ["tune"],
         ["tune", "layered_cnn", "--num-trials", "many"],
         ["tune", "baseline", "--jornal"],
+        ["tune", "layered_cnn", "--also", "width 64"],
+        ["tune", "layered_cnn", "--also", "{}"],
     ],
     ids=" ".join,
 )
@@ -445,6 +448,17 @@ def test_what_a_search_finds_is_written_and_can_be_trained(synthetic_source, wid
     words = first[-1].rpartition("next: cifarlib ")[2].split()
     assert cli.main([*words, "--epochs", "1", "--validation-fraction", "0.2"]) == 0
     assert Path("runs/layered_cnn-gray-0/model.keras").exists()
+
+
+def test_an_idea_of_ones_own_is_trained_with_the_finalists(synthetic_source, wide, capsys):
+    idea = ["--also", '{"dense": 7}', "--final-epochs", "1", "--output", "best.json"]
+    assert cli.main([*TUNE, "--num-trials", "1", *idea]) == 0
+    told = capsys.readouterr().out
+    assert re.search(r"^default .*\ndense 7 ", told, flags=re.MULTILINE)
+    found = json.loads(Path("best.json").read_text())["search"]
+    assert set(found["finals"]) == {"default", "dense 7"} and found["also"] == {
+        "dense 7": {"dense": 7}
+    }
 
 
 def test_what_was_found_can_be_trained_whatever_its_file_is_called(synthetic_source, wide, capsys):

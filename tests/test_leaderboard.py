@@ -64,6 +64,15 @@ def test_every_entry_can_be_trained_and_has_a_name_of_its_own():
     assert published == set(recipes.PUBLISHED)
 
 
+def test_every_claim_is_about_a_model_that_is_measured():
+    measured = {(entry.model, entry.color) for entry in leaderboard.ENTRIES}
+    claims = [(claim.model, claim.color) for claim in leaderboard.CLAIMS]
+    assert set(claims) <= measured and len(set(claims)) == len(claims)
+    for claim in leaderboard.CLAIMS:
+        assert claim.claimed or claim.evidence
+        assert all(0.1 < value < 1 for value in (claim.claimed, claim.evidence) if value)
+
+
 def test_costs_are_three_passes_over_the_images_learned():
     # 3,981,056 multiply-adds by test_models, thirty epochs of nine tenths of the images
     assert SMALL.cost() == pytest.approx(3 * 3_981_056 * 30 * 45_000)
@@ -100,7 +109,7 @@ def test_a_record_of_other_code_or_recipe_is_stale_and_begun_anew(monkeypatch):
     result = leaderboard.record(SMALL, {3: row()})
     monkeypatch.setattr(recipes, "find", lambda name, model: {"epochs": 31})
     assert leaderboard.is_stale(result)
-    assert leaderboard.missing([SMALL]) == [(SMALL, [3, 5])]
+    assert leaderboard.missing([SMALL]) == [(SMALL, 3), (SMALL, 5)]
 
 
 def test_a_record_without_a_digest_is_stale():
@@ -113,9 +122,9 @@ def test_a_record_of_other_images_is_begun_anew(monkeypatch):
     leaderboard.record(SMALL, {3: row()})
     path = results.folder() / f"{SMALL.name}.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "data_fingerprint": "else"}))
-    assert leaderboard.missing([SMALL]) == [(SMALL, [5])], "no images are loaded that could differ"
+    assert leaderboard.missing([SMALL]) == [(SMALL, 5)], "no images are loaded that could differ"
     monkeypatch.setattr(data, "_current", described("official"))
-    assert leaderboard.missing([SMALL]) == [(SMALL, [3, 5])]
+    assert leaderboard.missing([SMALL]) == [(SMALL, 3), (SMALL, 5)]
 
 
 def test_what_is_missing_is_measured_cheapest_first_and_once(measured):
@@ -127,6 +136,14 @@ def test_what_is_missing_is_measured_cheapest_first_and_once(measured):
     assert f"{SMALL.name}, seed 5: 50.00% of 10 test images" in said[2]
     assert leaderboard.compute([LARGE, SMALL], say=said.append)
     assert measured == expected, "everything is there"
+
+
+def test_a_further_seed_waits_for_first_seeds_up_to_four_times_as_dear(monkeypatch):
+    costs = {"a": 1, "b": 3, "c": 5}
+    monkeypatch.setattr(Entry, "cost", lambda entry: costs[entry.model])
+    order = leaderboard.missing([Entry(model, seeds=(7, 8)) for model in "cba"])
+    expected = [("a", 7), ("b", 7), ("a", 8), ("c", 7), ("b", 8), ("c", 8)]
+    assert [(entry.model, seed) for entry, seed in order] == expected
 
 
 def test_when_the_time_is_over_what_was_measured_is_kept(measured, monkeypatch):

@@ -99,6 +99,21 @@ def test_a_kernel_gets_the_profile_the_source_and_no_progress_bars(checkout, mon
     assert outputs(root / "build" / "01_a.ipynb")[1] == f"full\n{source}\n"
 
 
+def test_what_tensorflow_says_when_it_starts_is_not_in_the_report(checkout):
+    said = (
+        "WARNING: All log messages before absl::InitializeLog() is called are written to STDERR\n"
+        "I0000 00:00:1795273381.198786   27958 port.cc:153] oneDNN custom operations are on.\n"
+    )
+    root = checkout(
+        _01_a=[
+            f"import sys; print({said!r}, end='', file=sys.stderr)",
+            f"import sys; print({said!r} + 'A warning, E0000', file=sys.stderr)",
+        ]
+    )
+    running.run()
+    assert outputs(root / "build" / "01_a.ipynb") == ["", "A warning, E0000\n"]
+
+
 def test_a_failing_cell_is_shown_with_its_chapter_number_source_and_last_lines(checkout):
     checkout(_01_a=["print('fine')"], _02_b=["x = 1", "y = 2\nassert x == y, 'one is not two'"])
     with pytest.raises(running.ChapterError) as caught:

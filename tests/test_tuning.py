@@ -745,23 +745,49 @@ def test_a_trial_that_is_none_is_refused(whole):
         whole.config(14)
 
 
-@pytest.mark.parametrize(("best", "number"), [("default", 0), ("trial 3", 3)])
-def test_the_winner_of_the_finals_is_what_is_written(whole, tmp_path, best, number):
+def test_an_idea_is_the_default_with_what_it_changes(whole):
+    idea = tuning.variant(whole.start, width=77, ema=0.5)
+    assert tuning.variant(whole.start) == whole.start
+    assert idea.model == dataclasses.replace(whole.start.model, width=77) and idea.ema == 0.5
+    assert idea.learning_rate == whole.start.learning_rate
+    with pytest.raises(InputError, match="Did you mean width"):
+        tuning.variant(whole.start, widht=77)
+    with pytest.raises(InputError, match="width: expected a whole number"):
+        tuning.variant(whole.start, width=0.5)
+
+
+def test_ideas_meet_the_finalists_under_their_names(whole, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(
+        tuning.experiments, "compare", lambda variants, *_, **__: seen.update(variants)
+    )
+    tuning.finals(whole, 0, [4], also={"wider": {"width": 77}}, epochs=9)
+    assert list(seen) == ["default", "wider"]
+    assert (seen["wider"].model.width, seen["wider"].epochs) == (77, 9)
+
+
+ALSO = {"wider": {"width": 77}}
+
+
+@pytest.mark.parametrize("best", ["default", "trial 3", "wider"])
+def test_the_winner_of_the_finals_is_what_is_written(whole, tmp_path, best):
     def finished(accuracy):
         about = {"best_epoch": 1, "parameters": 5, "seconds": 1.0, "validation_accuracy": accuracy}
         about["config"] = {"seed": 1, "epochs": 7, "train_size": 40}
         row = {"accuracy": 0.1, "validation_accuracy": accuracy}
         return runs.Run(None, pd.DataFrame([row]), about, None)
 
-    names = ("default", "trial 3")
+    names = ("default", "trial 3", "wider")
+    chosen = {"default": whole.config(0), "trial 3": whole.config(3)}
+    chosen["wider"] = tuning.variant(whole.start, width=77)
     done = {name: [finished(0.9 if name == best else 0.8)] for name in names}
     final = experiments.Comparison(done, pd.DataFrame())
-    assert tuning.winner(final) == number
+    assert tuning.winner(final) == best
     path = tmp_path / "found.json"
-    tuning.write(whole, path, "", final=final, epochs=33)
+    tuning.write(whole, path, "", final=final, also=ALSO, epochs=33)
     found = layered.read(path)
-    assert found.model == whole.config(number).model
-    assert found.recipe["learning_rate"] == whole.config(number).learning_rate
+    assert found.model == chosen[best].model
+    assert found.recipe["learning_rate"] == chosen[best].learning_rate
     assert found.recipe["epochs"] == 33
-    assert found.search["chosen_trial"] == number
+    assert found.search["chosen"] == best and found.search["also"] == ALSO
     assert found.search["finals"][best][0]["validation_accuracy"] == 0.9
