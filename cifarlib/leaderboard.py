@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from cifarlib import data, devices, models, recipes, results, run_report, settings, training
 
 SEEDS = (0, 1, 2)
@@ -75,14 +77,36 @@ ENTRIES = (
 )
 
 
+def records() -> list[results.Result]:
+    """Return what is recorded of networks, by colour and accuracy."""
+    found = [result for result in results.read_all() if result.name.startswith("network-")]
+    return sorted(found, key=lambda result: (result.color, result.mean))
+
+
+def answers() -> dict[Entry, np.ndarray]:
+    """Return the recorded answers to the test images of the data set in use.
+
+    Returns:
+        Integers of shape (seeds, n) for each record; none for records of other images, whose
+        order is another.
+    """
+    description = data.current()
+    return {
+        entry_of(result): np.array([list(row) for row in result.details["answers"]], int)
+        for result in records()
+        if description
+        and result.data_fingerprint == description.fingerprint
+        and "answers" in result.details
+    }
+
+
 def table() -> str:
     """Return the recorded entries as Markdown, by colour and accuracy; stale ones are marked."""
     lines = [
         "| network | colour | recipe | test accuracy (%) | minutes a seed | images/s |",
         "|---|---|---|--:|--:|--:|",
     ]
-    found = [result for result in results.read_all() if result.name.startswith("network-")]
-    for result in sorted(found, key=lambda result: (result.color, result.mean)):
+    for result in records():
         entry, details = entry_of(result), result.details
         recipe = f"{entry.recipe}, {details['config']['epochs']} epochs"
         recipe += " (stale: of other code)" if is_stale(result) else ""

@@ -423,8 +423,7 @@ class _Session:
         order = np.random.default_rng((self.config.seed, epoch)).permutation(self.kept)
         order = order[: self.num_steps * self.batch_size].astype(np.int32)
         fitted = self.learner.fit(
-            order,
-            batch_size=self.batch_size,
+            **compute.batches(order, self.batch_size),
             shuffle=False,
             verbose=0,
             callbacks=[_Watch(bar, self.batch_size)],

@@ -576,6 +576,33 @@ def test_tensorflow_leaves_xla_out_on_a_processor_only(monkeypatch):
 # Several devices
 
 
+def test_batches_come_in_order_to_the_last_incomplete_one():
+    inputs = np.arange(14, dtype=np.int32).reshape(7, 2)
+    asked = compute.batches(inputs, 3)
+    if keras.backend.backend() == "tensorflow":
+        found = list(asked["x"].as_numpy_iterator())
+        assert [batch.tolist() for batch in found] == [
+            inputs[start : start + 3].tolist() for start in (0, 3, 6)
+        ]
+    else:
+        assert asked["x"] is inputs and asked["batch_size"] == 3
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="there is no pipeline")
+def test_the_end_of_a_pipeline_waits_for_no_tuner():
+    options = compute.batches(np.zeros((4, 2)), 2)["x"].options()
+    assert options.autotune.enabled is False
+
+
+def test_prediction_answers_for_every_input_in_order():
+    network = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)])
+    inputs = np.random.default_rng(0).normal(size=(compute.PREDICTION_BATCH + 5, 2))
+    inputs = inputs.astype(np.float32)
+    kernel, bias = network.get_weights()
+    found = compute.predict(network, inputs)
+    np.testing.assert_allclose(found, inputs @ kernel + bias, rtol=1e-4, atol=1e-5)
+
+
 def test_one_device_changes_nothing():
     with compute.parallel(1):
         network = functional(dense)

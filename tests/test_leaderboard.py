@@ -196,6 +196,17 @@ def test_networks_are_tabled_by_colour_and_accuracy_and_stale_ones_are_marked():
     )
 
 
+def test_answers_are_those_to_the_images_in_use(monkeypatch):
+    leaderboard.record(SMALL, {3: row(), 5: row()})
+    assert leaderboard.answers() == {}, "no images are in use"
+    monkeypatch.setattr(data, "_current", described("official"))
+    assert leaderboard.answers() == {}, "others are in use"
+    leaderboard.record(SMALL, {3: row(), 5: {**row(), "answers": "9876543210"}})
+    ((entry, found),) = leaderboard.answers().items()
+    assert entry == SMALL
+    assert found.tolist() == [list(range(10)), list(range(9, -1, -1))]
+
+
 def test_a_model_that_is_no_more_is_stale_and_not_an_error():
     result = leaderboard.record(SMALL, {3: row()})
     config = {**result.details["config"], "model": "gone"}
