@@ -40,11 +40,8 @@ def main() -> None:
         leaderboard.compute(time_budget=options.time_budget)
         results.stamp_readme()
     else:
-        _measure(leaderboard.Entry(*_asked(options)), options.record)
-
-
-def _asked(options: argparse.Namespace) -> tuple:
-    return options.model, options.color, options.recipe, tuple(options.seeds)
+        asked = options.model, options.color, options.recipe, tuple(options.seeds)
+        _measure(leaderboard.Entry(*asked), options.record)
 
 
 def _measure(entry: leaderboard.Entry, is_recorded: bool) -> None:

@@ -84,9 +84,8 @@ def compare(
         if not config.validation_fraction:
             advice = "Set validation_fraction."
             raise InputError(f"variant {name}", "validation images", "none", advice)
-    splits = train_split
-    if not isinstance(splits, Mapping):
-        splits = dict.fromkeys(variants, train_split)
+    is_own = isinstance(train_split, Mapping)
+    splits = train_split if is_own else dict.fromkeys(variants, train_split)
     for name in splits:
         if name not in variants:
             told = f"images for any of {', '.join(variants)}"

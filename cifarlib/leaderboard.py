@@ -22,6 +22,7 @@ OF_RUN = (
     *("precision", "backend", "accelerators", "hardware"),
 )
 OF_TEST = ("cross_entropy", "calibration_error", "temperature", "calibration_error_scaled")
+RECORDED = (*OF_RUN, *OF_TEST, "answers")
 
 
 class Entry(NamedTuple):
@@ -198,7 +199,6 @@ def record(entry: Entry, measured: dict[int, dict[str, Any]]) -> results.Result:
     """
     rows = dict(sorted({**_recorded(entry), **measured}.items()))
     config = entry.config(next(iter(rows)))
-    fields = (*OF_RUN, *OF_TEST, "answers")
     return results.write(
         entry.name,
         chapter="06",
@@ -209,7 +209,7 @@ def record(entry: Entry, measured: dict[int, dict[str, Any]]) -> results.Result:
         seconds=sum(row["seconds"] for row in rows.values()),
         command=entry._replace(seeds=tuple(rows)).command,
         details={
-            **{field: [row[field] for row in rows.values()] for field in fields},
+            **{field: [row[field] for row in rows.values()] for field in RECORDED},
             "num_test_images": len(next(iter(rows.values()))["answers"]),
             "config": config.as_json(),
             "code": training.code_digest(config),
@@ -225,9 +225,8 @@ def _recorded(entry: Entry) -> dict[int, dict[str, Any]]:
         return {}
     if description and found.data_fingerprint != description.fingerprint:
         return {}
-    fields = (*OF_RUN, *OF_TEST, "answers")
     return {
-        seed: {"accuracy": value, **{field: found.details[field][place] for field in fields}}
+        seed: {"accuracy": value, **{field: found.details[field][place] for field in RECORDED}}
         for place, (seed, value) in enumerate(zip(found.seeds, found.values, strict=True))
     }
 
