@@ -275,10 +275,13 @@ def _results(options: argparse.Namespace) -> None:
     from cifarlib import results
 
     recorded = results.read_all()
+    stale = results.stale()
     if options.json:
-        print(json.dumps([result._asdict() for result in recorded], indent=2))
+        told = [{**result._asdict(), "is_stale": result.name in stale} for result in recorded]
+        print(json.dumps(told, indent=2))
         return
     for result in recorded:
         spread = "" if result.sd is None else f" ± {result.sd:.3g} (sd, n = {len(result.values)})"
-        print(f"{result.name}: {result.mean:.4g}{spread}, {result.metric}")
+        mark = "  [stale: of other code]" if result.name in stale else ""
+        print(f"{result.name}: {result.mean:.4g}{spread}, {result.metric}{mark}")
         print(f"    {result.data_kind}; {result.hardware}; {result.command}")

@@ -132,8 +132,9 @@ def _first_page(finished: list[tuple[Path, nbformat.NotebookNode]], description:
 
 def _chapter_page(notebook: nbformat.NotebookNode, previous, following) -> str:
     for cell in notebook.cells:
-        if cell.cell_type == "markdown":  # links between chapters lead to their pages
+        if cell.cell_type == "markdown":  # links to chapters and to pages of theirs lead there
             cell.source = re.sub(r"\((\d\d_\w+)\.ipynb\)", r"(\1.html)", cell.source)
+            cell.source = re.sub(r"\(\.\./build/(\w+\.html)\)", r"(\1)", cell.source)
     # No math in the chapters and no widgets: without these the page needs no network.
     exporter = nbconvert.HTMLExporter(
         embed_images=True, mathjax_url="", require_js_url="", jupyter_widgets_base_url=""

@@ -163,8 +163,23 @@ def read(name: str) -> Result | None:
 
 def read_all() -> list[Result]:
     """Return all recorded results, by chapter and name."""
-    names = sorted(path.stem for path in folder().glob("*.json"))
-    return sorted((read(name) for name in names), key=lambda result: result.chapter)
+    return sorted((read(name) for name in _names()), key=lambda result: result.chapter)
+
+
+def _names() -> list[str]:
+    return sorted(path.stem for path in folder().glob("*.json"))
+
+
+def stale() -> set[str]:
+    """Return the names of records that other code, or another configuration, would repeat.
+
+    Only networks keep a digest of both; importing Keras to compute it takes seconds.
+    """
+    if not any(name.startswith("network-") for name in _names()):
+        return set()
+    from cifarlib import leaderboard
+
+    return {result.name for result in leaderboard.records() if leaderboard.is_stale(result)}
 
 
 def stamp(text: str) -> str:
@@ -249,9 +264,13 @@ def told_accuracy(result: Result | None) -> str:
     """Return an accuracy in percent, with spread and number of seeds where it depends on them."""
     if result is None:
         return "not run"
-    spread = "" if result.sd is None else f" ± {result.sd * 100:.1f}"
-    count = "" if result.seeds is None else f" (n = {len(result.values)})"
-    return f"{result.mean * 100:.1f}{spread}{count}"
+    return in_percent(result.mean, result.sd, 0 if result.seeds is None else len(result.values))
+
+
+def in_percent(mean: float, sd: float | None = None, count: int = 0) -> str:
+    """Return a fraction in percent, with its spread and the number of seeds, if there are any."""
+    spread = "" if sd is None or math.isnan(sd) else f" ± {sd * 100:.1f}"
+    return f"{mean * 100:.1f}{spread}{f' (n = {count})' if count else ''}"
 
 
 _PLACES = {

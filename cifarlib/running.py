@@ -140,6 +140,7 @@ def _execute(chapter: Chapter, copy: Path, profile: str, facts: dict) -> nbforma
         "CIFARLIB_PROFILE": profile,
         "CIFARLIB_CACHE": str(settings.cache_folder()),
         "CIFARLIB_UNATTENDED": "1",
+        "CIFARLIB_REPORT": str(copy.parent),
     }
     if source := settings.source():
         environment["CIFARLIB_SOURCE"] = source

@@ -62,6 +62,13 @@ def cache_folder() -> Path:
     return root / "data" if root else Path(platformdirs.user_cache_dir("cifarlib"))
 
 
+def report_folder() -> Path:
+    """Return where chapters put pages of their own: the report's folder, else ``build``."""
+    if value := os.environ.get("CIFARLIB_REPORT", "").strip():
+        return Path(value)
+    return (checkout_folder() or Path()) / "build"
+
+
 def profile() -> str:
     """Return the budget profile, ``"quick"`` or ``"full"``.
 

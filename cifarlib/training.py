@@ -641,8 +641,8 @@ def _described(network: keras.Model) -> bytes:
     """Return what tells designs apart. Layers' names do not: they count up within a process."""
     text = json.dumps(network.get_config(), default=str)
     names = dict.fromkeys(re.findall(r'"name": "([^"]+)"', text))
-    for index, name in enumerate(names):
-        text = text.replace(f'"{name}"', f'"#{index}"')
+    for index, name in enumerate(names):  # a key may read the same, such as "activation"
+        text = re.sub(f'"{re.escape(name)}"(?!:)', f'"#{index}"', text)
     return text.encode()
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from cifarlib import __version__, cli, data, training_commands
+from cifarlib import __version__, cli, data, results, settings, training_commands
 from cifarlib.errors import CifarlibError
 
 
@@ -315,6 +315,33 @@ def test_every_model_is_listed_with_what_it_reproduces(capsys):
     assert all(
         model["reproduces"] in line for model, line in zip(described.values(), lines, strict=True)
     )
+
+
+def test_results_are_printed_with_the_command_that_repeats_them_and_stale_ones_marked(
+    tmp_path, monkeypatch, capsys
+):
+    pytest.importorskip("keras")
+    monkeypatch.setattr(settings, "checkout_folder", lambda: tmp_path)
+    told = {"metric": "test accuracy", "command": "make it", "seeds": [0, 1]}
+    results.write("linear-raw-gray", chapter="03", values=[0.3, 0.32], **told)
+    details = {"config": {"model": "baseline"}, "code": "of old"}
+    results.write(
+        "network-baseline-gray-modern",
+        chapter="06",
+        values=[0.7, 0.72],
+        color="gray",
+        details=details,
+        **told,
+    )
+    assert cli.main(["results"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "linear-raw-gray: 0.31 ± 0.0141 (sd, n = 2), test accuracy"
+    assert lines[1].endswith("; make it")
+    assert lines[2].endswith("test accuracy  [stale: of other code]")
+    assert cli.main(["results", "--json"]) == 0
+    found = {result["name"]: result for result in json.loads(capsys.readouterr().out)}
+    assert found["linear-raw-gray"]["values"] == [0.3, 0.32]
+    assert [result["is_stale"] for result in found.values()] == [False, True]
 
 
 # cifarlib train and evaluate

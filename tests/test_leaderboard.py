@@ -7,7 +7,9 @@ import pytest
 
 pytest.importorskip("keras")
 
-from cifarlib import data, leaderboard, recipes, results, settings, training
+import keras
+
+from cifarlib import data, devices, leaderboard, recipes, results, settings, training
 from cifarlib.errors import InputError
 from cifarlib.leaderboard import Entry
 from cifarlib.splits import Split
@@ -27,6 +29,7 @@ def row(accuracy=0.7, seconds=60.0, speed=2000.4):
     fields = dict.fromkeys((*leaderboard.OF_RUN, *leaderboard.OF_TEST), 1.0)
     return {
         **fields,
+        "accelerators": [],
         "accuracy": accuracy,
         "seconds": seconds,
         "images_per_second": speed,
@@ -112,6 +115,13 @@ def test_a_record_of_other_code_or_recipe_is_stale_and_begun_anew(monkeypatch):
     assert leaderboard.missing([SMALL]) == [(SMALL, 3), (SMALL, 5)]
 
 
+@pytest.mark.parametrize("model", ["deep_cnn", "efficientnet_small"])
+def test_the_digest_is_the_same_whatever_was_built_before(model):
+    config = Entry(model).config(0)
+    keras.utils.clear_session()  # layers are called "activation", then "activation_1", …
+    assert training.code_digest(config) == training.code_digest(config)
+
+
 def test_a_record_without_a_digest_is_stale():
     result = leaderboard.record(SMALL, {3: row()})
     del result.details["code"]
@@ -189,11 +199,83 @@ def test_networks_are_tabled_by_colour_and_accuracy_and_stale_ones_are_marked():
     leaderboard.record(gray._replace(color="rgb"), {0: row(0.8, **small)})
     path = results.folder() / "network-small-cnn-rgb-modern.json"
     path.write_text(path.read_text().replace('"code": "', '"code": "x'))
+    record_prediction("small-cnn", [900.0, 1000.0, 2000.0])
     table = results.stamp("<!-- results: networks --><!-- end -->").splitlines()
-    assert table[3] == "| small_cnn | gray | modern, 30 epochs | 72.0 ± 2.0 (n = 3) | 2 | 2,000 |"
-    assert table[4] == (
-        "| small_cnn | rgb | modern, 30 epochs (stale: of other code) | 80.0 (n = 1) | 2 | 2,000 |"
+    # the published 3,693,066 without two more channels of 32 filters of 3×3
+    assert table[3] == (
+        "| small_cnn, modern | gray | 72.0 ± 2.0 (n = 3) | 3,692,490 | 4.0 | 2 | 1.5 |"
     )
+    assert table[4].startswith("| small_cnn, modern (stale: of other code) | rgb | 80.0 (n = 1) |")
+
+
+def record_prediction(name, values):
+    details = {"milliseconds": [1.0, 1.5, 9.0], "megabytes": 3.5}
+    told = {"chapter": "06", "metric": "images a second", "command": "x", "details": details}
+    results.write(f"prediction-{name}", values=values, **told)
+
+
+def test_the_overview_has_what_each_approach_earns_and_costs():
+    leaderboard.record(SMALL, {3: row(0.7), 5: row(0.8)})
+    record_prediction("baseline", [900.0, 1000.0, 2000.0])
+    linear = {"chapter": "03", "metric": "test accuracy", "command": "x"}
+    name = f"linear-{leaderboard.LINEAR}-gray"
+    results.write(name, values=[0.72, 0.73], seeds=[0, 1], color="gray", seconds=600, **linear)
+    table = leaderboard.overview()
+    assert list(table.index) == [("mirrored patches, linear", "gray"), ("baseline, modern", "gray")]
+    network = table.loc["baseline, modern", "gray"]
+    assert network[["accuracy", "n", "minutes", "parameters"]].tolist() == [0.75, 2, 1, 72_842]
+    assert network["multiply_adds"] == 3_981_056
+    assert network[["milliseconds", "images_per_second", "megabytes"]].tolist() == [1.5, 1000, 3.5]
+    assert network["calibration_error"] == 1 and not network["is_stale"]
+    assert network["trained_on"] == devices.describe_cpu()
+    linear = table.loc["mirrored patches, linear", "gray"]
+    assert linear[["accuracy", "n", "minutes"]].tolist() == [0.725, 2, 5]
+    assert linear[["parameters", "milliseconds"]].isna().all()
+
+
+def test_an_overview_of_nothing_is_empty():
+    assert leaderboard.overview().empty
+
+
+def measured_as(accuracy, validation, **other):
+    return {**row(accuracy), "validation_accuracy": validation, **other}
+
+
+def test_a_claim_is_judged_by_the_recipe_that_is_better_on_validation_images(monkeypatch):
+    published = Entry("vgg6_dropout", "rgb", "published")
+    leaderboard.record(published, {0: measured_as(0.90, validation=0.6)})
+    assert leaderboard.verdicts().loc["vgg6_dropout", "rgb"]["verdict"] == "holds"
+    leaderboard.record(published._replace(recipe="modern"), {0: measured_as(0.80, validation=0.7)})
+    judged = leaderboard.verdicts().loc["vgg6_dropout", "rgb"]
+    assert judged[["claimed", "evidence", "measured", "n"]].tolist() == [0.83, 0.79, 0.80, 1]
+    assert (judged["recipe"], judged["verdict"]) == ("modern", "does not hold")
+    # The images of a copy are re-encoded, which costs 3.3 points.
+    monkeypatch.setattr(data, "_current", described("JPEG copy"))
+    leaderboard.record(published._replace(recipe="modern"), {0: measured_as(0.80, validation=0.7)})
+    assert leaderboard.verdicts().loc["vgg6_dropout", "rgb"]["verdict"] == "holds"
+
+
+def test_a_claim_without_a_number_is_judged_by_its_evidence():
+    leaderboard.record(Entry("dense_net"), {0: measured_as(0.46, validation=0.5)})
+    assert leaderboard.verdicts().loc["dense_net", "rgb"]["verdict"] == "does not hold"
+    leaderboard.record(Entry("dense_net"), {0: measured_as(0.47, validation=0.5)})
+    assert leaderboard.verdicts().loc["dense_net", "rgb"]["verdict"] == "holds"
+
+
+def test_claims_that_nothing_was_measured_for_and_those_about_unknown_layers():
+    leaderboard.record(Entry("deep_cnn"), {0: measured_as(0.95, validation=0.9)})
+    table = leaderboard.verdicts()
+    assert len(table) == len(leaderboard.CLAIMS)
+    assert table.loc["deep_cnn", "rgb"]["verdict"] == "cannot be checked"
+    assert table.loc["deep_cnn", "rgb"]["measured"] == 0.95
+    assert table.loc["custom_cnn", "rgb"]["verdict"] == "cannot be checked"
+    assert table.loc["resnet18", "rgb"][["verdict", "n"]].tolist() == ["not run", 0]
+
+
+def test_a_stale_record_proves_nothing(monkeypatch):
+    leaderboard.record(Entry("dense_net"), {0: measured_as(0.5, validation=0.5)})
+    monkeypatch.setattr(training, "_engine", lambda: b"another engine")
+    assert leaderboard.verdicts().loc["dense_net", "rgb"]["verdict"] == "not run"
 
 
 def test_answers_are_those_to_the_images_in_use(monkeypatch):

@@ -99,6 +99,19 @@ def test_a_kernel_gets_the_profile_the_source_and_no_progress_bars(checkout, mon
     assert outputs(root / "build" / "01_a.ipynb")[1] == f"full\n{source}\n"
 
 
+def test_a_chapter_may_put_a_page_of_its_own_into_the_report(checkout):
+    root = checkout(
+        _01_a=["from cifarlib import settings; (settings.report_folder() / 'own.html').touch()"]
+    )
+    path = root / "notebooks" / "01_a.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells.append(nbformat.v4.new_markdown_cell("[Open it](../build/own.html)."))
+    nbformat.write(notebook, path)
+    running.run(output="elsewhere")
+    assert (root / "elsewhere" / "own.html").exists()
+    assert 'href="own.html"' in (root / "elsewhere" / "01_a.html").read_text()
+
+
 def test_what_tensorflow_says_when_it_starts_is_not_in_the_report(checkout):
     said = (
         "WARNING: All log messages before absl::InitializeLog() is called are written to STDERR\n"

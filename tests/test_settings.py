@@ -123,6 +123,15 @@ def test_cache_folder_without_a_checkout_is_the_users(tmp_path, monkeypatch):
 # The profile
 
 
+def test_pages_of_chapters_go_to_build_unless_a_run_has_another_folder(monkeypatch, checkout):
+    assert settings.report_folder() == checkout / "build"
+    monkeypatch.setenv("CIFARLIB_REPORT", "/elsewhere")
+    assert settings.report_folder() == Path("/elsewhere")
+    monkeypatch.delenv("CIFARLIB_REPORT")
+    monkeypatch.setattr(settings, "checkout_folder", lambda: None)
+    assert settings.report_folder() == Path("build")
+
+
 @pytest.mark.parametrize("value", ["quick", "full", " quick "])
 def test_profile_is_the_one_that_is_named(monkeypatch, value):
     monkeypatch.setenv("CIFARLIB_PROFILE", value)
