@@ -58,11 +58,6 @@ class RunFolder:
     def __init__(self, path: Path):
         self.path = path
 
-    @property
-    def is_finished(self) -> bool:
-        """Tell whether the run has ended well."""
-        return (self.path / "metrics.json").exists()
-
     def save_checkpoint(self, arrays: Mapping[str, np.ndarray], history: list[dict]) -> None:
         """Replace the checkpoint, and write the history beside it."""
         about = {"history": history, "arrays": sorted(arrays)}
@@ -110,6 +105,11 @@ class RunFolder:
         text = io.StringIO()
         pd.DataFrame(history).to_csv(text, index=False, lineterminator="\n")
         files.write_text(self.path / "history.csv", text.getvalue())
+
+
+def is_finished(folder: Path) -> bool:
+    """Tell whether a run has ended well."""
+    return (folder / "metrics.json").exists()
 
 
 @contextlib.contextmanager

@@ -233,6 +233,8 @@ def train(
             del asked["model"]  # under whatever name, the design is the same
             name = _digest(json.dumps(asked, sort_keys=True).encode(), _engine())
             folder, resume = Path(kept_in) / name, True
+            if runs.is_finished(folder):  # several processes may read it
+                return _read(folder)
         claim = runs.claim(Path(folder), asked, resume=resume)
     with contextlib.ExitStack() as held:
         with compute.parallel(config.num_devices):
@@ -240,10 +242,8 @@ def train(
             session = _Session(config, network, precision, pictures, labels, kept, held_out)
             held.callback(compute.free, [session.learner.pictures, session.learner.labels])
             run_folder = held.enter_context(claim)
-            if run_folder and run_folder.is_finished:
-                run = runs.read(run_folder.path)
-                progress.remember(run.folder, run.metrics["seconds"])
-                return run
+            if run_folder and runs.is_finished(run_folder.path):
+                return _read(run_folder.path)
             if run_folder and (checkpoint := run_folder.load_checkpoint()):
                 session.restore(*checkpoint)
                 seconds = sum(row["seconds"] for row in session.history)
@@ -259,6 +259,12 @@ def train(
             run_folder.finish(network, session.history, metrics)
             progress.remember(run_folder.path, 0)
     return runs.Run(network, pd.DataFrame(session.history), metrics, run_folder and run_folder.path)
+
+
+def _read(folder: Path) -> runs.Run:
+    run = runs.read(folder)
+    progress.remember(folder, run.metrics["seconds"])
+    return run
 
 
 class _Learner(keras.Model):

@@ -93,7 +93,7 @@ def predictions(network) -> np.ndarray:
 
 def test_a_new_folder_is_made_with_all_above_it(folder):
     with runs.claim(folder, ASKED, resume=False) as run:
-        assert run.path == folder and not run.is_finished
+        assert run.path == folder and not runs.is_finished(folder)
         assert run.load_checkpoint() is None
     assert json.loads((folder / "config.json").read_text()) == ASKED
     assert list(contents(folder)) == ["config.json"]
@@ -150,7 +150,7 @@ def test_a_run_that_is_there_is_only_gone_on_with_when_asked(folder):
 def test_a_finished_run_is_not_overwritten(finished):
     assert "--resume" in refused(finished)
     with runs.claim(finished, ASKED, resume=True) as run:
-        assert run.is_finished
+        assert runs.is_finished(run.path)
 
 
 @pytest.mark.parametrize(
@@ -310,7 +310,7 @@ def test_the_last_checkpoint_counts(run):
     run.save_checkpoint({"b": np.arange(3)}, HISTORY)
     arrays, history = run.load_checkpoint()
     assert list(arrays) == ["b"] and history == HISTORY
-    assert not run.is_finished
+    assert not runs.is_finished(run.path)
 
 
 class FullDisk:
@@ -406,7 +406,7 @@ def test_a_model_that_cannot_be_written_leaves_the_run_to_be_resumed(run):
     run.save_checkpoint(ARRAYS, HISTORY)
     with pytest.raises(OSError, match="No space"):
         run.finish(Unwritable(), HISTORY, METRICS)
-    assert not run.is_finished and not (run.path / "model.keras").exists()
+    assert not runs.is_finished(run.path) and not (run.path / "model.keras").exists()
     assert run.load_checkpoint()[1] == HISTORY
     with pytest.raises(InputError, match="unfinished"):
         runs.read(run.path)
@@ -416,7 +416,7 @@ def test_figures_that_cannot_be_written_leave_the_run_to_be_resumed(run, network
     run.save_checkpoint(ARRAYS, HISTORY)
     with pytest.raises(TypeError):
         run.finish(network, HISTORY, {"not JSON": object()})
-    assert not run.is_finished
+    assert not runs.is_finished(run.path)
     assert run.load_checkpoint()[1] == HISTORY
 
 

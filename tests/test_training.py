@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import filelock
 import numpy as np
 import pytest
 
@@ -680,6 +681,8 @@ def test_a_kept_run_is_read_again_and_an_interrupted_one_resumed(split, base_run
     assert len(epochs) == 2, "nothing is trained twice"
     assert again.folder == resumed.folder and outcome(again)[0] == outcome(base_run)[0]
     assert again.folder.parent == tmp_path / "kept"
+    with filelock.FileLock(again.folder / ".lock"):  # as of a process that reads it, too
+        assert training.train(config(), split, kept_in=tmp_path / "kept").folder == again.folder
 
 
 def folder_of(asked, split, tmp_path):
