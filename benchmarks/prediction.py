@@ -62,6 +62,8 @@ def main() -> None:
                 command=f"python benchmarks/prediction.py {name} --record",
                 details={"model": name, "beside": BESIDE, **figures},
             )
+    if options.record:
+        results.stamp_readme()
 
 
 def _in_a_process(name: str, repeats: int) -> dict:
