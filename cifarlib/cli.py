@@ -275,7 +275,7 @@ def _results(options: argparse.Namespace) -> None:
     from cifarlib import results
 
     recorded = results.read_all()
-    stale = results.stale()
+    stale = results.stale(recorded)
     if options.json:
         told = [{**result._asdict(), "is_stale": result.name in stale} for result in recorded]
         print(json.dumps(told, indent=2))

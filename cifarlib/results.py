@@ -163,23 +163,21 @@ def read(name: str) -> Result | None:
 
 def read_all() -> list[Result]:
     """Return all recorded results, by chapter and name."""
-    return sorted((read(name) for name in _names()), key=lambda result: result.chapter)
+    names = sorted(path.stem for path in folder().glob("*.json"))
+    return sorted((read(name) for name in names), key=lambda result: result.chapter)
 
 
-def _names() -> list[str]:
-    return sorted(path.stem for path in folder().glob("*.json"))
-
-
-def stale() -> set[str]:
-    """Return the names of records that other code, or another configuration, would repeat.
+def stale(recorded: Sequence[Result]) -> set[str]:
+    """Return the names of those that other code, or another configuration, has made.
 
     Only networks keep a digest of both; importing Keras to compute it takes seconds.
     """
-    if not any(name.startswith("network-") for name in _names()):
+    networks = [result for result in recorded if result.name.startswith("network-")]
+    if not networks:
         return set()
     from cifarlib import leaderboard
 
-    return {result.name for result in leaderboard.records() if leaderboard.is_stale(result)}
+    return {result.name for result in networks if leaderboard.is_stale(result)}
 
 
 def stamp(text: str) -> str:

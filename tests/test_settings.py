@@ -120,7 +120,7 @@ def test_cache_folder_without_a_checkout_is_the_users(tmp_path, monkeypatch):
     assert "cifarlib" in folder.parts
 
 
-# The profile
+# Pages of chapters
 
 
 def test_pages_of_chapters_go_to_build_unless_a_run_has_another_folder(monkeypatch, checkout):
@@ -130,6 +130,9 @@ def test_pages_of_chapters_go_to_build_unless_a_run_has_another_folder(monkeypat
     monkeypatch.delenv("CIFARLIB_REPORT")
     monkeypatch.setattr(settings, "checkout_folder", lambda: None)
     assert settings.report_folder() == Path("build")
+
+
+# The profile
 
 
 @pytest.mark.parametrize("value", ["quick", "full", " quick "])
