@@ -272,6 +272,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _results(options: argparse.Namespace) -> None:
+    _import_keras(options)  # a network's code tells whether its record is stale
     from cifarlib import results
 
     recorded = results.read_all()

@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
@@ -350,7 +351,8 @@ def plot_tradeoff(table: pd.DataFrame, cost: str, gain: str, title: str = "") ->
         title: title of the figure.
     """
     figure, ax = subplots(size=(8.5, 5), title=title)
-    shown = table[[cost, gain]].dropna().astype(float).sort_values([cost, gain])
+    shown = table[[cost, gain]].dropna().astype(float)
+    shown = shown.sort_values([cost, gain], ascending=[True, False])
     best = shown[gain].cummax().shift(fill_value=-np.inf)
     is_front = shown[gain] > best
     front = shown[is_front]
@@ -360,6 +362,9 @@ def plot_tradeoff(table: pd.DataFrame, cost: str, gain: str, title: str = "") ->
         told = "on the front" if is_on else "surpassed by one as cheap"
         ax.scatter(part[cost], part[gain], marker=marker, color=PALETTE[not is_on], label=told)
     ax.set_xscale("log")
+    ax.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:,g}"))
+    ax.xaxis.set_minor_formatter(ticker.NullFormatter())
     for name, (x, y) in shown.iterrows():
         ax.annotate(name, (x, y), xytext=(5, 4), textcoords="offset points", fontsize=8)
     ax.set(xlabel=cost, ylabel=gain)

@@ -147,7 +147,11 @@ def _execute(chapter: Chapter, copy: Path, profile: str, facts: dict) -> nbforma
     began = time.monotonic()
     peak = 0
     interrupted = False
-    with progress.bar(num_cells, f"{chapter.number}  {name}", "cell") as bar:
+    # What a kernel writes below Python is TensorFlow's chatter, or the cause of its death.
+    with (
+        progress.bar(num_cells, f"{chapter.number}  {name}", "cell") as bar,
+        tempfile.TemporaryFile() as native_log,
+    ):
 
         def listen_for_interrupt(cell, cell_index) -> None:
             # nbclient's own handler kills the kernel and then fails somewhere in its own code.
@@ -178,7 +182,7 @@ def _execute(chapter: Chapter, copy: Path, profile: str, facts: dict) -> nbforma
             extra_arguments=["--IPKernelApp.log_level=50"],
         )
         try:
-            client.execute(env=environment)
+            client.execute(env=environment, stderr=native_log)
         except (Exception, asyncio.CancelledError) as error:
             # While a kernel starts the handler is nbclient's, which leaves a trace of its own.
             stopped = getattr(client, "_async_cleanup_kernel_future", None) is not None
@@ -187,7 +191,9 @@ def _execute(chapter: Chapter, copy: Path, profile: str, facts: dict) -> nbforma
             if not isinstance(error, CellExecutionError | DeadKernelError):
                 raise
             _write(notebook, copy)
-            raise ChapterError(_tell_failure(chapter, name, notebook, error)) from error
+            native_log.seek(0)
+            last_words = _NATIVE_LOG.sub("", native_log.read().decode(errors="replace"))
+            raise ChapterError(_tell_failure(chapter, name, notebook, error, last_words)) from error
     _drop_native_logs(notebook)
     seconds = time.monotonic() - began + _remembered(notebook)
     notebook.metadata["cifarlib"] = {
@@ -224,7 +230,7 @@ def _remembered(notebook: nbformat.NotebookNode) -> float:
     return sum(entry["seconds"] for entry in told if entry)
 
 
-def _tell_failure(chapter: Chapter, name: str, notebook, error: Exception) -> str:
+def _tell_failure(chapter: Chapter, name: str, notebook, error: Exception, last_words: str) -> str:
     """Return where a chapter failed: its number, the cell's number and source, the last lines."""
     code_cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     started = [cell for cell in code_cells if cell.get("execution_count") or cell.outputs]
@@ -235,6 +241,7 @@ def _tell_failure(chapter: Chapter, name: str, notebook, error: Exception) -> st
     if isinstance(error, DeadKernelError):
         lines = ["The kernel died, most often for want of memory. Close other programs, or try"]
         lines += ["the quick profile: cifarlib run --quick"]
+        lines += last_words.splitlines()[-LAST_LINES:]
     else:
         lines = re.sub(r"\x1b\[[0-9;]*m", "", error.traceback).splitlines()[-LAST_LINES:]
     source = [f"    {line}" for line in failed.source.splitlines()]

@@ -189,15 +189,20 @@ def test_intervals_are_rows_from_the_top_filled_where_they_do_not_reach_zero():
 
 
 def test_the_front_is_what_nothing_cheaper_reaches():
-    columns = {"cost": [1.0, 10.0, 20.0, 40.0, np.nan], "gain": [50.0, 70.0, 60.0, 80.0, 90.0]}
-    table = pd.DataFrame(columns, index=["a", "b", "c", "d", "unknown"])
+    columns = {
+        "cost": [1.0, 10.0, 20.0, 40.0, 40.0, np.nan],
+        "gain": [50.0, 70.0, 60.0, 75.0, 80.0, 90.0],
+    }
+    table = pd.DataFrame(columns, index=["a", "b", "c", "e", "d", "unknown"])
     figure = plotting.plot_tradeoff(table.iloc[::-1], "cost", "gain", "What it costs")
     (ax,) = figure.axes
     on, off = ax.collections
     np.testing.assert_allclose(on.get_offsets(), [[1, 50], [10, 70], [40, 80]])
-    np.testing.assert_allclose(off.get_offsets(), [[20, 60]])
+    np.testing.assert_allclose(off.get_offsets(), [[20, 60], [40, 75]])
     np.testing.assert_allclose(ax.lines[0].get_xydata(), on.get_offsets())
-    assert {"a", "b", "c", "d"} <= set(texts(figure)) and "unknown" not in texts(figure)
+    assert {"a", "b", "c", "d", "e"} <= set(texts(figure)) and "unknown" not in texts(figure)
+    figure.canvas.draw()
+    assert {"2", "5", "10", "20"} <= {label.get_text() for label in ax.get_xticklabels()}
     assert (ax.get_xlabel(), ax.get_ylabel(), ax.get_xscale()) == ("cost", "gain", "log")
 
 

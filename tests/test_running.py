@@ -140,9 +140,10 @@ def test_a_failing_cell_is_shown_with_its_chapter_number_source_and_last_lines(c
 
 
 def test_a_kernel_that_dies_is_told_from_an_error(checkout):
-    checkout(_01_a=["x = 1", "import os; os._exit(9)"])
-    with pytest.raises(running.ChapterError, match=r"code cell 2 of 2:[\s\S]*kernel died"):
+    checkout(_01_a=["x = 1", "import os; os.write(2, b'last words'); os._exit(9)"])
+    with pytest.raises(running.ChapterError, match=r"code cell 2 of 2:[\s\S]*kernel died") as told:
         running.run()
+    assert "last words" in str(told.value)
 
 
 def test_the_same_command_continues_at_the_chapter_that_failed(checkout):
