@@ -54,7 +54,9 @@ def prepare(network: keras.Model, precision: str) -> keras.Model:
 
     Every layer but the first scaling and the outputs computes in ``precision``; weights stay
     float32. On TensorFlow, batch normalisation takes one fused kernel where Keras takes a dozen
-    passes over memory: half the time of a training step in bfloat16.
+    passes over memory; on a CPU an activation such as GELU takes one pass where Keras takes ten,
+    and kernels of small maps get their gradients in a fraction of the time. The first two can
+    be half the time of a training step in bfloat16, the third a quarter.
 
     Args:
         network: a plain functional or sequential model, float32.
@@ -80,7 +82,12 @@ def prepare(network: keras.Model, precision: str) -> keras.Model:
             settings["seed"] = random.randrange(2**31)
         if _can_fuse(layer):
             return _FusedBatchNormalization.from_config(settings)
-        return type(layer).from_config(settings)
+        if precision == "bfloat16" and _is_small_on_cpu(layer):
+            return _SideBySideConv2D.from_config(settings)
+        copied = type(layer).from_config(settings)
+        if jit_compile() is False and getattr(copied, "activation", None) in _COMPOSED:
+            copied.activation = _in_one_pass(copied.activation)
+        return copied
 
     prepared = keras.models.clone_model(network, clone_function=copy)
     prepared.set_weights(network.get_weights())
@@ -219,7 +226,6 @@ def _can_fuse(layer: keras.Layer) -> bool:
         and type(layer) is keras.layers.BatchNormalization
         and len(layer.output.shape) == 4
         and layer.axis in (-1, 3)
-        and layer.scale
         and layer.center
         and not getattr(layer, "renorm", False)
         and not layer.synchronized
@@ -234,10 +240,12 @@ class _FusedBatchNormalization(keras.layers.BatchNormalization):
             return super().call(inputs, training=training, mask=mask)
         import tensorflow
 
+        offset = tensorflow.convert_to_tensor(self.beta)
+        scale = self.gamma if self.scale else tensorflow.ones_like(offset)
         outputs, mean, variance = tensorflow.compat.v1.nn.fused_batch_norm(
             inputs,
-            tensorflow.convert_to_tensor(self.gamma),
-            tensorflow.convert_to_tensor(self.beta),
+            tensorflow.convert_to_tensor(scale),
+            offset,
             epsilon=self.epsilon,
             is_training=True,
         )
@@ -248,3 +256,104 @@ class _FusedBatchNormalization(keras.layers.BatchNormalization):
         for moving, new in ((self.moving_mean, mean), (self.moving_variance, variance)):
             moving.assign(moving * self.momentum + new * (1 - self.momentum))
         return outputs
+
+
+def _is_small_on_cpu(layer: keras.Layer) -> bool:
+    """Tell whether a layer's kernel is large and its maps are small."""
+    if jit_compile() is not False or type(layer) is not keras.layers.Conv2D:
+        return False
+    height, width, num_filters = layer.output.shape[1:]
+    num_inputs = layer.input.shape[-1]
+    return (
+        (layer.strides, layer.dilation_rate, layer.groups) == ((1, 1), (1, 1), 1)
+        and (layer.padding, layer.data_format) == ("same", "channels_last")
+        and min(layer.kernel_size) > 1
+        and width <= 8
+        # Measured on a CPU with AMX: 0.6 of the time at 18 times as large, a quarter at 130.
+        and math.prod(layer.kernel.shape) >= 16 * height * width * (num_inputs + num_filters)
+    )
+
+
+class _SideBySideConv2D(keras.layers.Conv2D):
+    """Keras's layer with another way to its kernel's gradient, the same but for rounding.
+
+    The CPU's matrix unit multiplies stretches of a row of pixels, and stays idle for most of a
+    map that is four pixels wide. For the gradient of a kernel, which adds up over all images
+    anyhow, several images are put side by side, with room between them.
+    """
+
+    WIDTH = 64  # of what is put together, in pixels
+
+    def convolution_op(self, inputs, kernel):
+        import tensorflow
+
+        gap = self.kernel_size[1] // 2
+        same = {"strides": [1, 1, 1, 1], "padding": "SAME"}
+
+        def side_by_side(maps):
+            height, width, depth = maps.shape[1:]
+            num_together = self.WIDTH // (width + gap)
+            missing = -tensorflow.shape(maps)[0] % num_together
+            maps = tensorflow.pad(maps, [[0, missing], [0, 0], [0, gap], [0, 0]])
+            maps = tensorflow.reshape(maps, (-1, num_together, height, width + gap, depth))
+            maps = tensorflow.transpose(maps, (0, 2, 1, 3, 4))
+            return tensorflow.reshape(maps, (-1, height, num_together * (width + gap), depth))
+
+        @tensorflow.custom_gradient
+        def convolved(inputs, kernel):
+            def gradients(upstream):
+                for_inputs = tensorflow.raw_ops.Conv2DBackpropInput(
+                    input_sizes=tensorflow.shape(inputs),
+                    filter=kernel,
+                    out_backprop=upstream,
+                    **same,
+                )
+                for_kernel = tensorflow.raw_ops.Conv2DBackpropFilter(
+                    input=side_by_side(inputs),
+                    filter_sizes=kernel.shape,
+                    out_backprop=side_by_side(upstream),
+                    **same,
+                )
+                return for_inputs, for_kernel
+
+            return tensorflow.nn.conv2d(inputs, kernel, **same), gradients
+
+        return convolved(inputs, tensorflow.convert_to_tensor(kernel))
+
+
+# Activations that backends compute in several passes over memory.
+_COMPOSED = (
+    keras.activations.gelu,
+    keras.activations.silu,
+    keras.activations.hard_silu,
+    keras.activations.mish,
+)
+
+
+@functools.cache
+def _in_one_pass(activation):
+    """Return an activation that XLA compiles, forwards and backwards, on TensorFlow.
+
+    Its gradient computes what it needs anew: cheaper than remembering it. In float32, which
+    costs nothing in between.
+    """
+    import tensorflow
+
+    @tensorflow.function(jit_compile=True)
+    def forward(inputs):
+        return tensorflow.cast(activation(tensorflow.cast(inputs, "float32")), inputs.dtype)
+
+    @tensorflow.function(jit_compile=True)
+    def backward(inputs, gradient):
+        values = tensorflow.cast(inputs, "float32")
+        with tensorflow.GradientTape() as tape:
+            tape.watch(values)
+            outputs = activation(values)
+        found = tape.gradient(outputs, values, tensorflow.cast(gradient, "float32"))
+        return tensorflow.cast(found, inputs.dtype)
+
+    @tensorflow.custom_gradient
+    def in_one_pass(inputs):
+        return forward(inputs), lambda gradient: backward(inputs, gradient)
+
+    return in_one_pass
