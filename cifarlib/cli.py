@@ -166,6 +166,11 @@ def _parser() -> argparse.ArgumentParser:
         "cifarlib evaluate runs/baseline-gray-0",
     )
     evaluate.add_argument("run", metavar="RUN", help="folder that cifarlib train wrote")
+    evaluate.add_argument(
+        "--views",
+        action="store_true",
+        help="test-time augmentation: mean over six views of each image, six times the work",
+    )
     evaluate.add_argument("--json", action="store_true", help="print JSON")
 
     results = add(
@@ -267,7 +272,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     _import_keras(options)
     from cifarlib import run_report
 
-    report = run_report.evaluate(options.run)
+    report = run_report.evaluate(options.run, with_views=options.views)
     print(json.dumps(report.figures, indent=2) if options.json else report)
 
 

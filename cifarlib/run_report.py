@@ -13,13 +13,14 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import keras
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import scipy.special
 from matplotlib.figure import Figure
 
-from cifarlib import compute, data, evaluation, explain, files, plotting, report, runs
+from cifarlib import compute, data, evaluation, explain, files, plotting, report, runs, views
 from cifarlib.errors import InputError
 from cifarlib.images import to_grayscale
 from cifarlib.splits import CLASS_NAMES, Split, validation_places
@@ -59,11 +60,13 @@ class Report(NamedTuple):
         )
 
 
-def evaluate(folder: str | Path) -> Report:
+def evaluate(folder: str | Path, *, with_views: bool = False) -> Report:
     """Judge a finished run on the test set and write the report.
 
     Args:
         folder: what `training.train` or ``cifarlib train`` wrote.
+        with_views: look at each image six times (test-time augmentation, see `views`); figures
+            and page say so.
 
     Returns:
         The figures: accuracy with a 95 % interval, precision, recall and F1 of each class,
@@ -87,8 +90,10 @@ def evaluate(folder: str | Path) -> Report:
             "Set CIFARLIB_SOURCE to what it was trained on.",
         )
     pictures = _in_color(test.images, run)
-    logits = compute.predict(run.model, pictures)
-    figures = _figures(run, test.labels, logits, _temperature(run, train))
+    network = views.averaged(run.model) if with_views else run.model
+    logits = compute.predict(network, pictures)
+    figures = _figures(run, test.labels, logits, _temperature(run, network, train))
+    figures["with_views"] = with_views
     files.write_json(run.folder / "evaluation.json", figures)
     page = run.folder / "report.html"
     files.write_text(page, _page(run, figures, pictures, test.labels, logits))
@@ -99,13 +104,13 @@ def _in_color(pictures: np.ndarray, run: runs.Run) -> np.ndarray:
     return to_grayscale(pictures) if run.metrics["color"] == "gray" else np.asarray(pictures)
 
 
-def _temperature(run: runs.Run, train: Split) -> float:
+def _temperature(run: runs.Run, network: keras.Model, train: Split) -> float:
     """Fit the temperature on the images that the run held out; 1 if there were none."""
     fraction = run.metrics["config"]["validation_fraction"]
     if not fraction:
         return 1.0
     _, held_out = validation_places(train.labels, fraction)
-    logits = compute.predict(run.model, _in_color(train.images[held_out], run))
+    logits = compute.predict(network, _in_color(train.images[held_out], run))
     return evaluation.fit_temperature(train.labels[held_out], logits)
 
 
@@ -136,8 +141,9 @@ def _figures(run: runs.Run, labels, logits, temperature: float) -> dict[str, Any
 
 def _told_accuracy(figures: dict[str, Any]) -> str:
     low, high = figures["interval_95"]
+    views = " in six views each (test-time augmentation)" if figures["with_views"] else ""
     return (
-        f"{figures['accuracy']:.2%} of {figures['num_test_images']:,} test images right, "
+        f"{figures['accuracy']:.2%} of {figures['num_test_images']:,} test images right{views}, "
         f"95 % interval {low:.2%} to {high:.2%}"
     )
 
