@@ -37,6 +37,7 @@ class Augmentation(keras.layers.Layer):
         check_names(names)
         self.names, self.strength = tuple(names), strength
         names = names if strength else ()
+        self.alternates = "alternate" in names
         steps = []
         if {"rotate", "shift"} & set(names):  # one resampling for both: each of two would blur
             degrees = MAX_DEGREES * strength if "rotate" in names else 0
@@ -44,21 +45,26 @@ class Augmentation(keras.layers.Layer):
         steps += [make(strength) for name, make in _MAKERS.items() if name in names]
         self.steps = steps
 
-    def call(self, images, labels):
+    def call(self, images, labels, places=None, epoch=None):
         """Change a batch.
 
         Args:
             images: float32 pixels from 0 to 255, shape (n, height, width, C).
             labels: shares of each class, float32, shape (n, 10); each row adds up to 1.
+            places: of the images in the training set, integers of shape (n,); for ``alternate``.
+            epoch: number of the epoch, from 0; for ``alternate``.
 
         Returns:
             Both, of the same shapes and ranges.
         """
+        if self.alternates:
+            is_mirrored = (ops.cast(places, "int32") + ops.cast(epoch, "int32")) % 2 == 1
+            images = ops.where(is_mirrored[:, None, None, None], ops.flip(images, axis=2), images)
         for step in self.steps:
             images, labels = step(images, labels)
         return images, labels
 
-    def compute_output_spec(self, images, labels):
+    def compute_output_spec(self, images, labels, places=None, epoch=None):
         """Tell Keras that shapes stay."""
         return (
             keras.KerasTensor(images.shape, self.compute_dtype),
@@ -285,7 +291,8 @@ _MAKERS = {
     "mixup": lambda strength: MixUp(MIXUP_ALPHA * strength),
     "cutmix": lambda strength: CutMix(min(1.0, 0.5 * strength)),
 }
-NAMES = ("rotate", "shift", *_MAKERS)
+# "alternate" mirrors each image in every second epoch: nobody sees the same side twice in a row.
+NAMES = ("alternate", "rotate", "shift", *_MAKERS)
 
 
 def warp(images, matrices):

@@ -69,13 +69,21 @@ class Entry(NamedTuple):
         return 3.0 * models.multiply_adds(network) * config.epochs * share * 50_000
 
 
-# What the projects published, with their recipe; every network with the modern one; and the
-# networks of chapters 4 and 5, whose seeds are those that these have trained.
+_WITH_OWN_RECIPE = ("layered_cnn", "tuned_cnn", "fast")
+# What the projects published, with their recipe; every network with the modern one; the network
+# with a fast recipe of its own; and that of chapters 4 and 5, whose seeds are those that these
+# have trained.
 ENTRIES = (
     *(Entry(model, "rgb", "published") for model in recipes.PUBLISHED),
     *(Entry(model, "gray", "published") for model in ("baseline", "baseline_regularized")),
-    *(Entry(model) for model in models.DESIGNS if model not in ("layered_cnn", "tuned_cnn")),
+    *(
+        Entry(model)
+        for model in models.DESIGNS
+        if model not in ("layered_cnn", "tuned_cnn", "fast")
+    ),
     Entry("baseline", "gray"),
+    Entry("fast", "rgb", "fast"),
+    Entry("fast", "gray", "fast"),
     Entry("tuned_cnn", "gray", "tuned", (1, 2, 3, 4, 5)),
     Entry("tuned_cnn", "rgb", "tuned", (1, 2, 3, 4, 5)),
 )

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import keras
 from keras import layers, ops
 
-from cifarlib import layered
+from cifarlib import layered, whitening
 from cifarlib.errors import InputError, nearest
 from cifarlib.splits import CLASS_NAMES
 
@@ -32,11 +32,13 @@ class Design(NamedTuple):
         name: the key, such as ``"resnet18"``.
         reproduces: what it reproduces or who proposed it, one line.
         features: maps an image tensor (n, 32, 32, C) to features (n, d).
+        has_bias: whether the last layer adds a number to each score.
     """
 
     name: str
     reproduces: str
     features: Callable[[keras.KerasTensor], keras.KerasTensor]
+    has_bias: bool = True
 
 
 DESIGNS: dict[str, Design] = {}
@@ -66,9 +68,9 @@ def build(
         InputError: for a name or colour that is not there, with the nearest one that is.
     """
     if callable(model):
-        name, features = model.__name__, model
+        name, features, has_bias = model.__name__, model, True
     else:
-        name, _, features = find(model)
+        name, _, features, has_bias = find(model)
     if color not in CHANNELS:
         raise InputError("color", " or ".join(CHANNELS), repr(color), nearest(color, CHANNELS))
     inputs = keras.Input((IMAGE_SIZE, IMAGE_SIZE, CHANNELS[color]), name="images")
@@ -77,7 +79,8 @@ def build(
         found = f"shape {x.shape}" if hasattr(x, "shape") else repr(x)
         advice = "End the design with Flatten or GlobalAveragePooling2D, and return that."
         raise InputError(f"design {name}", "features of shape (n, d)", found, advice)
-    logits = layers.Dense(len(CLASS_NAMES), dtype="float32", name="logits")(x)
+    options = {"use_bias": has_bias, "dtype": "float32", "name": "logits"}
+    logits = layers.Dense(len(CLASS_NAMES), **options)(x)
     return keras.Model(inputs, logits, name=name)
 
 
@@ -172,11 +175,11 @@ def _multiply_adds(layer: keras.Layer) -> int:
     return math.prod(kernel.shape) * places
 
 
-def _design(reproduces: str):
+def _design(reproduces: str, has_bias: bool = True):
     """Enter a function into the registry under its own name."""
 
     def enter(features):
-        DESIGNS[features.__name__] = Design(features.__name__, reproduces, features)
+        DESIGNS[features.__name__] = Design(features.__name__, reproduces, features, has_bias)
         return features
 
     return enter
@@ -414,6 +417,32 @@ def efficientnet_small(x):
             x = block(x, num_filters, expansion, size, stride if index == 0 else 1)
     x = _normalised_conv(x, 512, 1, activation="silu")
     return _drop(layers.GlobalAveragePooling2D()(x), 0.2)
+
+
+@_design(
+    "the fastest public recipe for CIFAR-10 (airbench94, Jordan, 2024), 94.0 % in 8 epochs",
+    has_bias=False,
+)
+def fast(x):
+    """A frozen whitening layer, then three pairs of convolutions that begin as the identity.
+
+    The first of each pair is pooled before it is normalised: less arithmetic at full size.
+    """
+
+    def convolved(x, num_filters):
+        options = {"use_bias": False, "kernel_initializer": whitening.IdentityKernel()}
+        return _conv(x, num_filters, activation=None, **options)
+
+    def activated(x):
+        normalised = layers.BatchNormalization(scale=False, momentum=0.6, epsilon=1e-7)(x)
+        return layers.Activation("gelu")(normalised)
+
+    x = layers.Activation("gelu")(whitening.PatchWhitening()(x))
+    for num_filters in (64, 256, 256):
+        x = activated(layers.MaxPooling2D(2)(convolved(x, num_filters)))
+        x = activated(convolved(x, num_filters))
+    # Small scores at the start: what is large is sure, and wrong.
+    return layers.Rescaling(1 / 22)(layers.Flatten()(layers.MaxPooling2D(3)(x)))
 
 
 DESIGNS["layered_cnn"] = Design(

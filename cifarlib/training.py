@@ -35,14 +35,17 @@ from cifarlib import (
     images,
     layered,
     models,
+    optimizers,
     progress,
+    recipes,
     runs,
     schedules,
+    whitening,
 )
 from cifarlib.errors import CifarlibError, InputError, nearest
 from cifarlib.splits import CLASS_NAMES, Split, validation_places
 
-OPTIMIZERS = ("adamw", "adam", "rmsprop", "sgd")
+OPTIMIZERS = ("adamw", "adam", "rmsprop", "sgd", "muon")
 SCALINGS = ("standardized", "unit")
 CHECK_EVERY = 20  # steps between looks at the loss: each look waits for the device
 
@@ -217,6 +220,7 @@ def train(
     scaling = _scaling(pictures, kept, config)
     keras.utils.set_random_seed(config.seed)
     network = models.build(config.model, config.color, scaling)
+    whitening.adapt(network, pictures[kept[: whitening.NUM_IMAGES]])
     if callable(config.model):
         runs.check_loadable(network)
     precision = compute.best_precision() if config.precision == "auto" else config.precision
@@ -273,8 +277,9 @@ class _Learner(keras.Model):
     Takes places of images instead of images, so that one device-side gather replaces a pipeline.
     """
 
-    def __init__(self, network, pictures, labels, config: Config):
+    def __init__(self, network, pictures, labels, config: Config, steps_per_epoch: int):
         super().__init__(name="learner")
+        self.steps_per_epoch = steps_per_epoch
         self.network = network
         self.augment = augmentation.Augmentation(config.augmentation, config.augmentation_strength)
         self.ema = config.ema
@@ -289,11 +294,11 @@ class _Learner(keras.Model):
             )
             for array in (pictures, labels)
         )
+        self.num_steps = self.add_weight(
+            shape=(), initializer="zeros", trainable=False, aggregation="mean"
+        )
         self.averages = []
         if self.ema:
-            self.num_steps = self.add_weight(
-                shape=(), initializer="zeros", trainable=False, aggregation="mean"
-            )
             self.averages = [
                 self.add_weight(
                     shape=weight.shape,
@@ -318,8 +323,8 @@ class _Learner(keras.Model):
         pictures = ops.cast(ops.take(self.pictures, places, axis=0), "float32")
         targets = ops.one_hot(ops.take(self.labels, places, axis=0), len(CLASS_NAMES))
         if training:
-            self._average()
-            pictures, targets = self.augment(pictures, targets)
+            epoch = self._count_step()
+            pictures, targets = self.augment(pictures, targets, places, epoch)
         return {"logits": self.network(pictures, training=training), "targets": targets}
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
@@ -331,16 +336,16 @@ class _Learner(keras.Model):
         self.accuracy.update_state(y_pred["targets"], y_pred["logits"])
         return self.get_metrics_result()
 
-    def _average(self) -> None:
-        """Move the averages towards the weights that the last step left."""
-        if not self.averages:
-            return
-        # A young average forgets faster, or the random weights of the start stay in it.
+    def _count_step(self):
+        """Move the averages towards the weights that the last step left; return the epoch."""
         steps = ops.convert_to_tensor(self.num_steps)
+        epoch = steps // self.steps_per_epoch
+        # A young average forgets faster, or the random weights of the start stay in it.
         momentum = ops.minimum(self.ema, (1 + steps) / (10 + steps))
-        for average, weight in zip(self.averages, self.network.trainable_variables, strict=True):
+        for average, weight in zip(self.averages, self.network.trainable_variables, strict=False):
             average.assign(average * momentum + ops.cast(weight, "float32") * (1 - momentum))
         self.num_steps.assign(steps + 1)
+        return epoch
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
@@ -379,13 +384,15 @@ class _Session:
         self.pictures, self.validation_labels = pictures, labels[held_out]
         self.batch_size = min(config.batch_size, len(kept))
         self.num_steps = len(kept) // self.batch_size
-        self.learner = _Learner(compute.prepare(network, precision), pictures, labels, config)
+        prepared = compute.prepare(network, precision)
+        self.learner = _Learner(prepared, pictures, labels, config, self.num_steps)
         rate = schedules.build(
             config.schedule, config.learning_rate, self.num_steps * config.epochs, config.warmup
         )
         self.optimizer = _optimizer(config, rate)
         weights = self.learner.network.trainable_variables
-        self.optimizer.exclude_from_weight_decay([v for v in weights if len(v.shape) < 2])
+        if config.optimizer != "muon":
+            self.optimizer.exclude_from_weight_decay([v for v in weights if len(v.shape) < 2])
         outer = self.optimizer
         if precision == "float16":
             outer = keras.optimizers.LossScaleOptimizer(self.optimizer)
@@ -552,6 +559,8 @@ def command(config: Config) -> str:
     """Return the command line that repeats a run of the registry's models."""
     model = config.as_json()["model"]
     words = ["cifarlib train", shlex.quote(model if isinstance(model, str) else _numbers(model))]
+    if recipes.usual(config.model_name) != "modern":
+        words.append("--recipe modern")  # what follows is what differs from it
     for field in dataclasses.fields(config)[1:]:
         value = getattr(config, field.name)
         if value == field.default:
@@ -678,6 +687,12 @@ def _scaling(pictures: np.ndarray, kept: np.ndarray, config: Config) -> keras.la
 
 def _optimizer(config: Config, rate) -> keras.optimizers.Optimizer:
     decay = config.weight_decay if config.weight_decay or config.optimizer == "adamw" else None
+    if config.optimizer == "muon":
+        # Published for gradients summed over a batch of 2,000; ours are averaged.
+        ratio = config.batch_size / 0.24
+        return optimizers.Muon(
+            rate, matrix_ratio=0.0049 * ratio, vector_ratio=0.053 * ratio, weight_decay=decay
+        )
     if config.optimizer == "sgd":
         return keras.optimizers.SGD(rate, momentum=0.9, nesterov=True, weight_decay=decay)
     kinds = {

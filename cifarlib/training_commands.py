@@ -171,8 +171,8 @@ def _parser(name: str, defaults: dict[str, Any]) -> argparse.ArgumentParser:
     parser.add_argument(
         "--recipe",
         metavar="RECIPE",
-        default="modern",
-        help=f"{' or '.join(recipes.NAMES)}; the options above are set on top of it",
+        help=f"{' or '.join(recipes.NAMES)} (default: modern, for the model fast its own); the "
+        "options above are set on top of it",
     )
     return parser
 
@@ -197,7 +197,8 @@ def _names(text: str) -> tuple[str, ...]:
 
 def _config(asked: dict[str, Any]) -> training.Config:
     models.find(asked["model"])
-    recipe = recipes.find(asked.pop("recipe"), asked["model"])
+    name = asked.pop("recipe", None) or recipes.usual(asked["model"])
+    recipe = recipes.find(name, asked["model"])
     known = [field.name for field in dataclasses.fields(training.Config)]
     for name in recipe:  # of a file that somebody has changed
         if name not in known:

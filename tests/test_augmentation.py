@@ -31,10 +31,11 @@ def layer(*names, strength=1.0, seed=0) -> Augmentation:
     return Augmentation(names, strength)
 
 
-def apply(augment, images, labels=None) -> tuple[np.ndarray, np.ndarray]:
+def apply(augment, images, labels=None, epoch=0.0) -> tuple[np.ndarray, np.ndarray]:
     """Return what becomes of images and of labels; without labels, a class for each image."""
     labels = np.eye(len(images), dtype=np.float32) if labels is None else labels
-    return tuple(numpy_of(part) for part in augment(images, labels))
+    changed = augment(images, labels, places=np.arange(len(images)), epoch=epoch)
+    return tuple(numpy_of(part) for part in changed)
 
 
 def change(names, images, labels=None, **options) -> tuple[np.ndarray, np.ndarray]:
@@ -112,7 +113,7 @@ def test_labels_stay_where_images_are_not_mixed(name):
 def test_images_are_changed_and_differently_each_time(names):
     augment, images = layer(*names), noise(16, 12, 12, 3)
     first, _ = apply(augment, images)
-    second, _ = apply(augment, images)
+    second, _ = apply(augment, images, epoch=1.0)
     assert not np.array_equal(first, images)
     assert not np.array_equal(first, second)
 
@@ -127,7 +128,7 @@ def test_images_of_a_batch_are_changed_differently(name):
         assert len(np.unique(images, axis=0)) > 5
     else:
         images, _ = change(name, np.repeat(noise(1, 12, 12, 3), 20, axis=0))
-        num_ways = 2 if name == "flip" else 5
+        num_ways = 2 if name in ("flip", "alternate") else 5
         assert len(np.unique(images, axis=0)) >= num_ways
 
 
@@ -203,6 +204,16 @@ def test_it_works_compiled(name):
         assert changed.shape == images.shape
         assert changed.min() >= 0 and changed.max() <= 255
         np.testing.assert_allclose(shares.sum(axis=1), 1, atol=1e-6)
+
+
+def test_alternating_mirrors_each_image_in_every_second_epoch():
+    augment, images = layer("alternate"), noise(7, 6, 6, 3)
+    places = np.array([0, 5, 2, 3, 8, 1, 4])
+    for epoch in range(4):
+        found, _ = augment(images, one_hot(7), places=places, epoch=float(epoch))
+        is_mirrored = ((places + epoch) % 2 == 1)[:, None, None, None]
+        expected = np.where(is_mirrored, images[:, :, ::-1], images)
+        np.testing.assert_array_equal(numpy_of(found), expected)
 
 
 def test_compiled_it_does_the_same_as_called():

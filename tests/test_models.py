@@ -20,6 +20,8 @@ PUBLISHED = {
     "dense_net": (None, 1_748_554, 1_747_530),
     "resnet18": (None, None, 11_173_962),
 }
+# airbench94 by its source: six kernels, whitening's and normalisations' offsets, the last matrix.
+FAST = 9 * (24 * 64 + 64 * 64 + 64 * 256 + 3 * 256 * 256) + 24 + 2 * 64 + 4 * 256 + 2560
 ABOUT = {"deep_cnn": 1.2e6, "custom_cnn": 1.8e6}
 PROMISED = ("wide_resnet", "vit_tiny", "efficientnet_small")
 OURS = ("layered_cnn", "tuned_cnn")
@@ -37,7 +39,13 @@ def num_weights(variables) -> int:
 
 
 def test_the_registry_holds_every_published_model_and_every_promised_one():
-    assert set(models.DESIGNS) == {*PUBLISHED, *ABOUT, *PROMISED, *OURS}
+    assert set(models.DESIGNS) == {*PUBLISHED, *ABOUT, *PROMISED, *OURS, "fast"}
+
+
+def test_the_fast_network_is_as_large_as_the_one_it_reproduces():
+    network = models.build("fast")
+    assert num_weights(network.trainable_variables) == FAST == 1_971_352
+    assert models.multiply_adds(network) == pytest.approx(118e6, rel=0.03)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -142,6 +150,9 @@ def by_hand(layer) -> int:
         a_place = told["kernel_size"][0] * told["kernel_size"][1] * shape[-1]
         a_place *= told["filters"] if kind == "Conv2D" else told["depth_multiplier"]
         return outputs[0] * outputs[1] * a_place
+    if kind == "PatchWhitening":
+        places = (shape[1] - told["size"] + 1) * (shape[2] - told["size"] + 1)
+        return places * 2 * (told["size"] ** 2 * shape[-1]) ** 2
     if kind == "Dense":
         return int(np.prod(shape[1:])) * told["units"]
     if kind == "MultiHeadAttention":

@@ -1,12 +1,13 @@
 """Recipes beside what the projects published, and beside what training accepts."""
 
 import json
+import shlex
 
 import pytest
 
 keras = pytest.importorskip("keras")
 
-from cifarlib import augmentation, models, recipes, training  # noqa: E402
+from cifarlib import augmentation, models, recipes, training, training_commands  # noqa: E402
 from cifarlib.errors import InputError  # noqa: E402
 
 # From ../shared/reference/seed-models.md: optimizer, batch size, epochs, share held out; None
@@ -118,3 +119,28 @@ def test_a_model_that_no_search_has_found_has_no_tuned_recipe(model):
 def test_a_file_that_is_not_there_has_no_tuned_recipe():
     with pytest.raises(InputError, match=r"nowhere\.json"):
         recipes.find("tuned", "nowhere.json")
+
+
+def test_the_fast_recipe_is_what_its_author_published():
+    """airbench94_muon.py (Jordan, 2024): 8 epochs of batches of 2,000, shifts of 2 pixels."""
+    config = training.Config("fast", **recipes.find("fast", "fast"))
+    assert (config.epochs, config.batch_size, config.label_smoothing) == (8, 2000, 0.2)
+    assert (config.optimizer, config.learning_rate) == ("muon", 0.24)
+    assert augmentation.CROP_PADDING * config.augmentation_strength == 2
+    rates = training._optimizer(config, config.learning_rate).get_config()
+    assert (rates["momentum"], rates["other_momentum"], rates["num_iterations"]) == (0.6, 0.85, 3)
+    # Theirs are for the sum over a batch and for scores divided by 256 after normal weights of
+    # standard deviation 1; ours for the mean, and for Glorot's weights divided by 22.
+    assert 0.24 * rates["vector_ratio"] == pytest.approx(0.053 * 2000)
+    assert 0.24 * rates["matrix_ratio"] / 22**2 == pytest.approx(0.67 / 256**2 * 2000, rel=0.02)
+    assert 0.24 * rates["weight_decay"] == pytest.approx(2e-6 * 2000 / (1 - 0.85), rel=0.02)
+
+
+def test_the_command_of_a_run_says_when_its_recipe_is_not_the_usual_one():
+    own = training.Config("fast", **recipes.find("fast", "fast"))
+    assert training.command(training.Config("fast")) == "cifarlib train fast --recipe modern"
+    for config in (own, training.Config("fast"), training.Config("vgg6", seed=3)):
+        words = shlex.split(training.command(config))[2:]
+        asked = vars(training_commands.train_parser().parse_args(words))
+        del asked["output"], asked["resume"]
+        assert training_commands._config(asked) == config

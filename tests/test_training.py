@@ -215,13 +215,13 @@ def test_standardised_pixels_have_mean_0_and_deviation_1_on_the_images_trained_o
 
 def test_averaged_weights_follow_the_formula(split):
     asked = config(ema=0.9)
-    learner = training._Learner(models.build(narrower), split.images, split.labels, asked)
+    learner = training._Learner(models.build(narrower), split.images, split.labels, asked, 10)
     weight = learner.network.trainable_variables[0]
     expected = np.array(keras.ops.convert_to_numpy(weight))
     for step in range(40):
         now = np.full(weight.shape, step, np.float32)
         weight.assign(now)
-        learner._average()
+        assert float(keras.ops.convert_to_numpy(learner._count_step())) == step // 10
         momentum = min(0.9, (1 + step) / (10 + step))
         expected = expected * momentum + now * (1 - momentum)
     found = keras.ops.convert_to_numpy(learner.averages[0])
