@@ -24,8 +24,8 @@ test: environment
 	CIFARLIB_PROFILE=quick $(BIN)/python -m pytest --nbval-lax --nbval-current-env notebooks
 
 # The modules that use Keras, on the other two backends.
-BACKEND_TESTS := $(foreach name,models layered explain augmentation schedules compute runs training experiments \
-    leaderboard,tests/test_$(name).py)
+BACKEND_TESTS := $(foreach name,models layered explain augmentation views schedules optimizers whitening \
+    compute runs training experiments leaderboard,tests/test_$(name).py)
 
 test-backends: environment
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
