@@ -187,19 +187,19 @@ def test_it_works_compiled(name):
         import tensorflow
 
         compiled = tensorflow.function(augment, jit_compile=True)
-        results = [apply(compiled, images, labels) for _ in range(2)]
+        results = [apply(compiled, images, labels, epoch) for epoch in (0.0, 1.0)]
     elif BACKEND == "jax":
         import jax
 
         compiled = jax.jit(lambda *given: augment.stateless_call([], *given))
         state = [variable.value for variable in augment.non_trainable_variables]
         results = []
-        for _ in range(2):
-            changed, state = compiled(state, images, labels)
+        for epoch in (0.0, 1.0):
+            changed, state = compiled(state, images, labels, np.arange(len(images)), epoch)
             results.append(tuple(map(numpy_of, changed)))
     else:
         pytest.skip("PyTorch computes as it is called")
-    assert not np.array_equal(results[0][0], results[1][0]), "the state goes on"
+    assert not np.array_equal(results[0][0], results[1][0]), "each time otherwise"
     for changed, shares in results:
         assert changed.shape == images.shape
         assert changed.min() >= 0 and changed.max() <= 255
