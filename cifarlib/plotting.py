@@ -341,6 +341,32 @@ def plot_intervals(table: pd.DataFrame, title: str = "", *, label: str = "") -> 
     return figure
 
 
+def plot_claims(table: pd.DataFrame, allowance: float, title: str = "") -> Figure:
+    """Draw what was claimed of each model, what its own files show, and what was measured.
+
+    Args:
+        table: percentages in columns ``claimed``, ``evidence``, ``measured`` and ``sd``, NaN for
+            what is not there; a named row each, drawn from the top.
+        allowance: how far below a claim still counts as holding, in points.
+        title: title of the figure.
+    """
+    figure, ax = subplots(size=(8.5, 0.4 * len(table) + 1.6), title=title)
+    rows = np.arange(len(table))[::-1]
+    said = table["claimed"].fillna(table["evidence"])
+    band = {"color": "gray", "alpha": 0.25, "label": f"claim, less {allowance:g} points"}
+    ax.barh(rows, allowance, left=said - allowance, height=0.5, **band)
+    for column, marker, color in (("claimed", "D", PALETTE[1]), ("evidence", "x", "black")):
+        style = {"marker": marker, "color": color, "facecolor": color, "zorder": 3}
+        ax.scatter(table[column], rows, s=36, label=column, **style)
+    style = {"fmt": "o", "color": PALETTE[0], "capsize": 3, "label": "measured (sd over seeds)"}
+    ax.errorbar(table["measured"], rows, xerr=table["sd"].fillna(0), zorder=4, **style)
+    ax.set_yticks(rows, table.index)
+    ax.set(xlabel="accuracy (%)")
+    ax.use_sticky_edges = False  # the bars' left ends are ends, not a floor
+    figure.legend(loc="outside lower center", ncols=4, fontsize=9)
+    return figure
+
+
 def plot_tradeoff(table: pd.DataFrame, cost: str, gain: str, title: str = "") -> Figure:
     """Draw what each thing costs and earns, and the front that nothing surpasses (Pareto).
 

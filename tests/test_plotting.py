@@ -188,6 +188,30 @@ def test_intervals_are_rows_from_the_top_filled_where_they_do_not_reach_zero():
     assert drawn == {0: (-1.5, -2.5, -0.5, True), 1: (1, -0.5, 2.5, False), 2: (2, 1, 3, True)}
 
 
+def test_claims_are_drawn_beside_evidence_and_measurement():
+    columns = {
+        "claimed": [83.0, np.nan, 93.0],
+        "evidence": [79.0, 46.7, np.nan],
+        "measured": [82.0, 48.0, np.nan],
+        "sd": [0.5, np.nan, np.nan],
+    }
+    table = pd.DataFrame(columns, index=["a", "b", "c"])
+    figure = plotting.plot_claims(table, 3.3, "Claims")
+    (ax,) = figure.axes
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["a", "b", "c"]
+    bands = [
+        (bar.get_x(), bar.get_width(), bar.get_y() + bar.get_height() / 2) for bar in ax.patches
+    ]
+    np.testing.assert_allclose(bands, [(79.7, 3.3, 2), (43.4, 3.3, 1), (89.7, 3.3, 0)])
+    claimed, evidence = (np.ma.filled(dots.get_offsets(), np.nan) for dots in ax.collections[:2])
+    np.testing.assert_allclose(claimed, [[83, 2], [np.nan, np.nan], [93, 0]])
+    np.testing.assert_allclose(evidence, [[79, 2], [46.7, 1], [np.nan, np.nan]])
+    (errors,) = ax.containers[-1:]
+    np.testing.assert_allclose(np.asarray(errors.lines[0].get_xdata(), float), [82, 48, np.nan])
+    for told in ("Claims", "claimed", "evidence", "claim, less 3.3 points"):
+        assert told in texts(figure)
+
+
 def test_the_front_is_what_nothing_cheaper_reaches():
     columns = {
         "cost": [1.0, 10.0, 20.0, 40.0, 40.0, np.nan],
