@@ -1,0 +1,97 @@
+"""The benchmark of the fast recipe: what it takes from the other program, and what it refuses."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("keras")
+
+ROOT = Path(__file__).parents[1]
+if not (ROOT / "benchmarks").is_dir():
+    pytest.skip("benchmarks are part of the checkout", allow_module_level=True)
+
+
+@pytest.fixture(scope="module")
+def fast():
+    spec = importlib.util.spec_from_file_location("fast", ROOT / "benchmarks" / "fast.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def program(tmp_path, *lines, name="peer.py") -> list[str]:
+    path = tmp_path / name
+    path.write_text("\n".join(lines))
+    return [sys.executable, str(path)]
+
+
+def test_the_peer_finds_the_images_and_its_last_line_counts(fast, tmp_path):
+    images = tmp_path / "images.npz"
+    np.savez(images, x_train=np.zeros((3, 2)))
+    command = program(
+        tmp_path,
+        "import json, os, numpy as np",
+        "print('epoch 1 of 1')",
+        "n = len(np.load(os.environ['CIFARLIB_PEER_DATA'])['x_train'])",
+        "print(json.dumps({'accuracy': 0.5, 'seconds': n}))",
+    )
+    found = fast.measured(command, images)
+    assert (found["accuracy"], found["seconds"]) == (0.5, 3)
+    assert found["process_seconds"] > 0
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [["print('done')"], ["pass"], ["print('{\"accuracy\": 1}')"], ["1 / 0"], ["print('[1]')"]],
+    ids=["words", "nothing", "no seconds", "an error", "a list"],
+)
+def test_a_peer_that_does_not_tell_its_seconds_ends_the_benchmark(fast, tmp_path, lines):
+    with pytest.raises(SystemExit, match="expected a JSON object with seconds as the last line"):
+        fast.measured(program(tmp_path, *lines), tmp_path / "images.npz")
+
+
+def test_both_sides_are_told_with_mean_spread_and_median(fast):
+    runs = [
+        {"accuracy": 0.9, "accuracy_with_views": 0.91, "seconds": 10.0},
+        {"accuracy": 0.92, "accuracy_with_views": 0.93, "seconds": 30.0},
+        {"accuracy": 0.91, "accuracy_with_views": 0.92, "seconds": 20.0},
+    ]
+    told = fast.summary(runs)
+    assert told == (
+        "accuracy 91.0 ± 1.0 (n = 3), with six views 92.0 ± 1.0 (n = 3), "
+        "20.0 s (median; 10.0 to 30.0)"
+    )
+    del runs[0]["accuracy_with_views"]
+    assert "views" not in fast.summary(runs), "not all of them tell it"
+
+
+def test_recording_needs_a_peer(fast, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["fast.py", "--record"])
+    with pytest.raises(SystemExit):
+        fast.main()
+    assert "expected --peer" in capsys.readouterr().err
+
+
+def test_two_peers_in_turn(fast, tmp_path, monkeypatch, capsys, tiny):
+    """Ours is replaced as well: what is tested is who runs when, on what, and what is printed."""
+    line = json.dumps({"accuracy": 0.5, "seconds": 2.0})
+    ours = program(tmp_path, f"print({line!r})", name="ours.py")
+    monkeypatch.setattr(fast, "command_of_ours", lambda options: ours)
+    peer = program(
+        tmp_path,
+        "import json, os, sys, numpy as np",
+        "images = np.load(os.environ['CIFARLIB_PEER_DATA'])",
+        "assert images['x_train'].shape[1:] == (32, 32, 1) and images['x_test'].dtype == 'uint8'",
+        "print(json.dumps({'accuracy': 0.25, 'seconds': 3 + int(sys.argv[1])}))",
+    )
+    arguments = ["--color", "gray", "--num-runs", "2", "--peer", f"{' '.join(peer)} {{seed}}"]
+    monkeypatch.setattr(sys, "argv", ["fast.py", *arguments])
+    monkeypatch.setenv("CIFARLIB_SOURCE", "synthetic")
+    fast.main()
+    told = capsys.readouterr().out
+    assert "the peer: accuracy 25.0 ± 0.0 (n = 2), 3.5 s (median; 3.0 to 4.0)" in told
+    assert "ours is 1.75 times as fast as the peer" in told
