@@ -363,6 +363,7 @@ def plot_claims(table: pd.DataFrame, allowance: float, title: str = "") -> Figur
     ax.set_yticks(rows, table.index)
     ax.set(xlabel="accuracy (%)")
     ax.use_sticky_edges = False  # the bars' left ends are ends, not a floor
+    ax.margins(x=0.04)
     figure.legend(loc="outside lower center", ncols=4, fontsize=9)
     return figure
 
