@@ -3,6 +3,8 @@
 On any backend of Keras. Not for drawing (`plotting`) nor for figures of merit (`evaluation`).
 """
 
+import math
+
 import keras
 import numpy as np
 from keras import ops
@@ -107,7 +109,8 @@ def _find(model: keras.Model, name: str | None) -> keras.layers.Layer:
     for layer in model.layers:
         if len(layer.output.shape) == 2:
             break
-        if not isinstance(layer, (keras.layers.InputLayer, keras.layers.Rescaling)):
+        is_map = not isinstance(layer, (keras.layers.InputLayer, keras.layers.Rescaling))
+        if is_map and math.prod(layer.output.shape[1:-1]) > 1:  # pooled to one place says nothing
             found = layer
     if found is None:
         raise _no_maps(model, "a layer with places")

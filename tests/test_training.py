@@ -522,7 +522,7 @@ def test_the_command_of_a_run_asks_for_the_same_configuration():
     assert words[:2] == ["cifarlib", "train"]
     parsed = vars(training_commands.train_parser().parse_args(words[2:]))
     for name in ("recipe", "output", "resume"):
-        parsed.pop(name)
+        parsed.pop(name, None)
     assert training.Config(**parsed) == asked
 
 
@@ -765,7 +765,7 @@ def test_the_command_of_layers_by_numbers_asks_for_the_same(model, tmp_path):
     words = shlex.split(training.command(asked))
     parsed = vars(training_commands.train_parser().parse_args(words[2:]))
     for name in ("recipe", "output", "resume"):
-        parsed.pop(name)
+        parsed.pop(name, None)
     again = training.Config(**parsed)
     assert models.find(again.model).features == (
         model if callable(model) else models.find(model).features
