@@ -1,7 +1,7 @@
 """Test-time augmentation: a network that looks at each image six times.
 
-Worth about half a point of accuracy for six times the work, so whoever reports it says so. Not
-for training (`augmentation`).
+A little more accurate for six times the work, so whoever reports it says so. Not for training
+(`augmentation`).
 """
 
 import keras
