@@ -56,10 +56,7 @@ def main() -> None:
     runs = {side: [] for side in sides}
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "cifar10.npz"
-        x_train, x_test = (
-            images.to_grayscale(split.images) if options.color == "gray" else split.images
-            for split in (train, test)
-        )
+        x_train, x_test = (in_color(split.images, options.color) for split in (train, test))
         np.savez(place, x_train=x_train, y_train=train.labels, x_test=x_test, y_test=test.labels)
         for seed in range(options.num_runs):
             for side, command in sides.items():
@@ -81,6 +78,11 @@ def main() -> None:
         record(options, ratios, runs)
 
 
+def in_color(pictures: np.ndarray, color: str) -> np.ndarray:
+    """Return colour images in the colour that is asked for."""
+    return images.to_grayscale(pictures) if color == "gray" else pictures
+
+
 def command_of_ours(options: argparse.Namespace) -> list[str]:
     """Return the command of one run of ours."""
     command = [sys.executable, __file__, "--one", "{seed}", "--color", options.color]
@@ -96,7 +98,7 @@ def ours(color: str, epochs: int | None, seed: int) -> dict[str, float]:
         recipe["epochs"] = epochs
     run = training.train(training.Config("fast", color=color, seed=seed, **recipe))
     _, test = data.load_cifar10()
-    pictures = images.to_grayscale(test.images) if color == "gray" else test.images
+    pictures = in_color(test.images, color)
 
     def accuracy(network) -> float:
         return float(np.mean(compute.predict(network, pictures).argmax(axis=1) == test.labels))

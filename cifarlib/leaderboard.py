@@ -76,11 +76,7 @@ _WITH_OWN_RECIPE = ("layered_cnn", "tuned_cnn", "fast")
 ENTRIES = (
     *(Entry(model, "rgb", "published") for model in recipes.PUBLISHED),
     *(Entry(model, "gray", "published") for model in ("baseline", "baseline_regularized")),
-    *(
-        Entry(model)
-        for model in models.DESIGNS
-        if model not in ("layered_cnn", "tuned_cnn", "fast")
-    ),
+    *(Entry(model) for model in models.DESIGNS if model not in _WITH_OWN_RECIPE),
     Entry("baseline", "gray"),
     Entry("fast", "rgb", "fast"),
     Entry("fast", "gray", "fast"),

@@ -220,7 +220,7 @@ def train(
     scaling = _scaling(pictures, kept, config)
     keras.utils.set_random_seed(config.seed)
     network = models.build(config.model, config.color, scaling)
-    whitening.adapt(network, pictures[kept[: whitening.NUM_IMAGES]])
+    whitening.adapt(network, pictures, kept)
     if callable(config.model):
         runs.check_loadable(network)
     precision = compute.best_precision() if config.precision == "auto" else config.precision

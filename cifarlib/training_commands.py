@@ -197,8 +197,8 @@ def _names(text: str) -> tuple[str, ...]:
 
 def _config(asked: dict[str, Any]) -> training.Config:
     models.find(asked["model"])
-    name = asked.pop("recipe", None) or recipes.usual(asked["model"])
-    recipe = recipes.find(name, asked["model"])
+    asked_recipe = asked.pop("recipe", None) or recipes.usual(asked["model"])
+    recipe = recipes.find(asked_recipe, asked["model"])
     known = [field.name for field in dataclasses.fields(training.Config)]
     for name in recipe:  # of a file that somebody has changed
         if name not in known:

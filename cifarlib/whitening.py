@@ -7,6 +7,8 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from cifarlib import compute
+
 NUM_IMAGES = 5_000  # enough for the covariance of small patches
 
 
@@ -103,14 +105,15 @@ class IdentityKernel(keras.initializers.Initializer):
         return {"seed": self.seed}
 
 
-def adapt(network: keras.Model, pictures: np.ndarray) -> None:
+def adapt(network: keras.Model, pictures: np.ndarray, places: np.ndarray) -> None:
     """Let every layer that learns from images without labels do so.
 
     Args:
         network: any functional model.
-        pictures: training images, as the network takes them; the first ``NUM_IMAGES`` are used.
+        pictures: images, as the network takes them.
+        places: of the training images among them; the first ``NUM_IMAGES`` are used.
     """
     for layer in network.layers:
         if isinstance(layer, PatchWhitening):
             before = keras.Model(network.inputs, layer.input)
-            layer.adapt(before.predict(pictures[:NUM_IMAGES], verbose=0))
+            layer.adapt(compute.predict(before, pictures[places[:NUM_IMAGES]]))

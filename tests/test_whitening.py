@@ -53,7 +53,7 @@ def test_it_is_saved_with_what_it_learned(tmp_path):
     inputs = keras.Input((8, 8, 3))
     network = keras.Model(inputs, whitening.PatchWhitening()(inputs))
     pictures = smooth_images()
-    whitening.adapt(network, pictures)
+    whitening.adapt(network, pictures, np.arange(len(pictures)))
     network.save(tmp_path / "network.keras")
     again = keras.saving.load_model(tmp_path / "network.keras")
     np.testing.assert_array_equal(
@@ -65,7 +65,7 @@ def test_adapting_a_network_shows_the_layer_what_reaches_it():
     keras.utils.set_random_seed(0)
     pictures = smooth_images(size=32) * 20 + 128
     network = models.build("fast", scaling=layers.Rescaling(1 / 20, -128 / 20))
-    whitening.adapt(network, pictures)
+    whitening.adapt(network, pictures, np.arange(len(pictures)))
     (layer,) = (x for x in network.layers if isinstance(x, whitening.PatchWhitening))
     alone = whitening.PatchWhitening()
     alone.build((None, 32, 32, 3))
@@ -78,7 +78,7 @@ def test_adapting_a_network_shows_the_layer_what_reaches_it():
 def test_adapting_changes_nothing_where_nothing_whitens():
     network = models.build("dense_net")
     before = network.get_weights()
-    whitening.adapt(network, np.zeros((3, 32, 32, 3), np.float32))
+    whitening.adapt(network, np.zeros((3, 32, 32, 3), np.float32), np.arange(3))
     for was, weight in zip(before, network.get_weights(), strict=True):
         np.testing.assert_array_equal(was, weight)
 
