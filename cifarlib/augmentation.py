@@ -58,7 +58,10 @@ class Augmentation(keras.layers.Layer):
             Both, of the same shapes and ranges.
         """
         if self.alternates:
-            is_mirrored = (ops.cast(places, "int32") + ops.cast(epoch, "int32")) % 2 == 1
+            # Hashed (Knuth's multiplicative method), since neighbours may be of one class, or
+            # classes may alternate.
+            drawn = ops.cast(places, "int32") * 40_503 % 65_536 // 32_768
+            is_mirrored = (drawn + ops.cast(epoch, "int32")) % 2 == 1
             images = ops.where(is_mirrored[:, None, None, None], ops.flip(images, axis=2), images)
         for step in self.steps:
             images, labels = step(images, labels)

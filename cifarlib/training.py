@@ -342,15 +342,20 @@ class _Learner(keras.Model):
         epoch = steps // self.steps_per_epoch
         # A young average forgets faster, or the random weights of the start stay in it.
         momentum = ops.minimum(self.ema, (1 + steps) / (10 + steps))
-        for average, weight in zip(self.averages, self.network.trainable_variables, strict=False):
+        for weight, average in self._pairs():
             average.assign(average * momentum + ops.cast(weight, "float32") * (1 - momentum))
         self.num_steps.assign(steps + 1)
         return epoch
 
+    def _pairs(self) -> list[tuple[keras.Variable, keras.Variable]]:
+        """Return weights with their averages, none if nothing is averaged."""
+        weights = self.network.trainable_variables
+        return list(zip(weights, self.averages, strict=True)) if self.averages else []
+
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
         """Put the averages in place of the weights."""
-        pairs = list(zip(self.network.trainable_variables, self.averages, strict=False))
+        pairs = self._pairs()
         kept = [_value(weight) for weight, _ in pairs]
         for weight, average in pairs:
             weight.assign(_value(average))

@@ -206,14 +206,27 @@ def test_it_works_compiled(name):
         np.testing.assert_allclose(shares.sum(axis=1), 1, atol=1e-6)
 
 
+def are_mirrored(places: np.ndarray, epoch: int) -> np.ndarray:
+    """Tell for each place whether "alternate" mirrors its image; nothing else may happen to it."""
+    pictures = noise(len(places), 2, 2, 1)
+    labels = np.tile(one_hot(1), (len(places), 1))
+    found = numpy_of(layer("alternate")(pictures, labels, places=places, epoch=float(epoch))[0])
+    mirrored = (found == pictures[:, :, ::-1]).all(axis=(1, 2, 3))
+    np.testing.assert_array_equal(found[~mirrored], pictures[~mirrored])
+    return mirrored
+
+
 def test_alternating_mirrors_each_image_in_every_second_epoch():
-    augment, images = layer("alternate"), noise(7, 6, 6, 3)
-    places = np.array([0, 5, 2, 3, 8, 1, 4])
-    for epoch in range(4):
-        found, _ = augment(images, one_hot(7), places=places, epoch=float(epoch))
-        is_mirrored = ((places + epoch) % 2 == 1)[:, None, None, None]
-        expected = np.where(is_mirrored, images[:, :, ::-1], images)
-        np.testing.assert_array_equal(numpy_of(found), expected)
+    places = np.array([0, 5, 2, 49_999, 8, 1, 10_000_000, 4])
+    first, second, third = (are_mirrored(places, epoch) for epoch in range(3))
+    np.testing.assert_array_equal(first, ~second)
+    np.testing.assert_array_equal(first, third)
+
+
+@pytest.mark.parametrize("step", [1, 2, 5, 10])
+def test_alternating_mirrors_half_of_a_class_however_classes_are_ordered(step):
+    places = np.arange(3, 50_000, step)
+    assert 0.49 < are_mirrored(places, 0).mean() < 0.51
 
 
 def test_compiled_it_does_the_same_as_called():
