@@ -77,7 +77,7 @@ ENTRIES = (
     *(Entry(model, "rgb", "published") for model in recipes.PUBLISHED),
     *(Entry(model, "gray", "published") for model in ("baseline", "baseline_regularized")),
     *(Entry(model) for model in models.DESIGNS if model not in _WITH_OWN_RECIPE),
-    Entry("baseline", "gray"),
+    *(Entry(model, "gray") for model in ("baseline", "baseline_regularized")),
     Entry("fast", "rgb", "fast"),
     Entry("fast", "gray", "fast"),
     Entry("tuned_cnn", "gray", "tuned", (1, 2, 3, 4, 5)),

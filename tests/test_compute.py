@@ -582,7 +582,7 @@ def machine(monkeypatch, tmp_path):
         path = tmp_path / "cpuinfo"
         if cpu_info is not None:
             path.write_text(cpu_info)
-        monkeypatch.setattr(compute, "Path", lambda name: path)
+        monkeypatch.setattr(compute.devices, "Path", lambda name: path)
         _fake_capability(monkeypatch, capability)
         return compute.best_precision()
 
@@ -633,17 +633,19 @@ def test_an_accelerator_of_another_kind_computes_in_bfloat16(machine):
     assert machine(["TPU:0"]) == "bfloat16"
 
 
-X86 = "processor\t: 0\nmodel name\t: {}\nflags\t\t: fpu sse avx512f avx512bw {}amx_tile\n"
+X86 = "processor\t: 0\nvendor_id\t: {}\nflags\t\t: fpu sse avx512f avx512bw {}amx_tile\n"
 ARM = "processor\t: 0\nFeatures\t: fp asimd {}svebf16\n"
 
 
 @pytest.mark.parametrize(
-    ("cpu_info", "has_it"),
+    ("cpu_info", "is_fast"),
     [
-        (X86.format("Intel", "avx512_bf16 "), True),
-        (X86.format("Intel", "amx_bf16 "), True),
-        (X86.format("Intel", ""), False),
-        (X86.format("A processor called avx512_bf16x", ""), False),
+        (X86.format("AuthenticAMD", "avx512_bf16 "), True),
+        (X86.format("AuthenticAMD", ""), False),
+        (X86.format("GenuineIntel", "avx512_bf16 "), False),
+        (X86.format("GenuineIntel", "avx512_bf16 amx_bf16 "), True),
+        (X86.format("GenuineIntel", ""), False),
+        (X86.format("A vendor called amx_bf16x", ""), False),
         (ARM.format("bf16 "), True),
         (ARM.format(""), False),
         ("", False),
@@ -651,11 +653,11 @@ ARM = "processor\t: 0\nFeatures\t: fp asimd {}svebf16\n"
     ],
 )
 @pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
-def test_a_processor_computes_in_bfloat16_where_it_and_the_backend_can(
-    machine, monkeypatch, cpu_info, has_it, backend
+def test_a_processor_computes_in_bfloat16_where_it_and_the_backend_are_fast_in_it(
+    machine, monkeypatch, cpu_info, is_fast, backend
 ):
     monkeypatch.setattr(keras.backend, "backend", lambda: backend)
-    expected = "bfloat16" if has_it and backend != "jax" else "float32"
+    expected = "bfloat16" if is_fast and backend != "jax" else "float32"
     assert machine(cpu_info=cpu_info) == expected
 
 

@@ -1,0 +1,41 @@
+"""What is said of this machine."""
+
+import pytest
+
+from cifarlib import devices
+
+XEON = "vendor_id\t: GenuineIntel\nmodel name\t: A Xeon \nflags\t\t: fpu {}\n"
+
+
+@pytest.fixture
+def cpu_info(monkeypatch, tmp_path):
+    """Return a function that fakes /proc/cpuinfo."""
+    path = tmp_path / "cpuinfo"
+    monkeypatch.setattr(devices, "Path", lambda name: path)
+    monkeypatch.setattr(devices, "num_cores", lambda: 2)
+    monkeypatch.setattr(devices.platform, "processor", lambda: "some processor")
+    return path.write_text
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        ("avx2 avx512f amx_bf16", "A Xeon with AMX, 2 cores"),
+        ("avx2 avx512f", "A Xeon with AVX-512, 2 cores"),
+        ("avx2", "A Xeon with AVX2, 2 cores"),
+        ("sse2", "A Xeon, 2 cores"),
+    ],
+)
+def test_a_processor_is_told_with_the_fastest_of_its_units(cpu_info, flags, told):
+    cpu_info(XEON.format(flags))
+    assert devices.describe_cpu() == told
+
+
+def test_where_linux_names_no_model_python_does(cpu_info):
+    cpu_info("processor\t: 0\nFeatures\t: fp asimd\n")
+    assert devices.describe_cpu() == "some processor with NEON, 2 cores"
+
+
+def test_a_processor_is_told_where_there_is_no_linux(cpu_info):
+    assert devices.describe_cpu() == "some processor, 2 cores"
+    assert devices.cpu_features() == frozenset()
