@@ -62,7 +62,7 @@ class Augmentation(keras.layers.Layer):
             # classes may alternate.
             drawn = ops.cast(places, "int32") * 40_503 % 65_536 // 32_768
             is_mirrored = (drawn + ops.cast(epoch, "int32")) % 2 == 1
-            images = ops.where(is_mirrored[:, None, None, None], ops.flip(images, axis=2), images)
+            images = _mirror(images, is_mirrored)
         for step in self.steps:
             images, labels = step(images, labels)
         return images, labels
@@ -108,8 +108,7 @@ class Flip(_Random):
 
     def call(self, images, labels):
         """Change a batch, as `Augmentation`."""
-        chosen = self.draw(images, 1, 1, 1) < 0.5
-        return ops.where(chosen, ops.flip(images, axis=2), images), labels
+        return _mirror(images, self.draw(images) < 0.5), labels
 
 
 class Affine(_Random):
@@ -328,13 +327,21 @@ def warp(images, matrices):
     return _blend(upper_row, lower_row, lower_share)
 
 
+def _mirror(images, chosen):
+    """Mirror those images, left to right, for which ``chosen``, of shape (n,), is true."""
+    height, width = images.shape[1:3]
+    columns = ops.arange(width)
+    columns = ops.where(chosen[:, None], width - 1 - columns, columns)
+    return _pick(images, ops.arange(height)[None, :, None], columns[:, None, :])
+
+
 def _pick(images, rows, columns):
     """Return the pixels at integer places, each of shape broadcasting to (n, height, width)."""
     height, width, num_channels = images.shape[1:]
-    places = ops.reshape(rows * width + columns, (-1, height * width, 1))
-    flat = ops.reshape(images, (-1, height * width, num_channels))
-    places = ops.repeat(places, num_channels, axis=2) if num_channels > 1 else places
-    picked = ops.take_along_axis(flat, places, axis=1)
+    first = ops.arange(ops.shape(images)[0]) * (height * width)
+    places = ops.reshape(first[:, None, None] + rows * width + columns, (-1,))
+    # Whole pixels from one long row of them: a seventh of the time of a place for each value.
+    picked = ops.take(ops.reshape(images, (-1, num_channels)), places, axis=0)
     return ops.reshape(picked, (-1, height, width, num_channels))
 
 
