@@ -12,7 +12,7 @@ from pathlib import Path
 import nbconvert
 import nbformat
 
-from cifarlib import chapters
+from cifarlib import chapters, colab
 from cifarlib.chapters import title_and_promise
 
 _STYLE = """
@@ -133,6 +133,7 @@ def _first_page(finished: list[tuple[Path, nbformat.NotebookNode]], description:
 def _chapter_page(notebook: nbformat.NotebookNode, previous, following) -> str:
     for cell in notebook.cells:
         if cell.cell_type == "markdown":  # links to chapters and to pages of theirs lead there
+            cell.source = colab.BADGE.sub("", cell.source)  # its picture is not in the file
             cell.source = re.sub(r"\((\d\d_\w+)\.ipynb\)", r"(\1.html)", cell.source)
             cell.source = re.sub(r"\(\.\./build/(\w+\.html)\)", r"(\1)", cell.source)
     # No math in the chapters and no widgets: without these the page needs no network.

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import nbformat
 
-from cifarlib import chapters, data, devices, files, settings
+from cifarlib import chapters, colab, data, devices, files, settings
 from cifarlib.errors import InputError
 
 
@@ -223,7 +223,8 @@ def _chapters_table() -> str:
     rows = ["| | chapter | you will see | quick | full |", "|---|---|---|--:|--:|"]
     for chapter in chapters.find():
         title, promise = chapters.title_and_promise(nbformat.read(chapter.path, as_version=4))
-        link = f"[{title}](notebooks/{chapter.path.name})"
+        name = chapter.path.name
+        link = f"[{title}](notebooks/{name}) ([Colab]({colab.address(name)}))"
         times = " | ".join(_chapter_seconds(chapter.number, p) for p in ("quick", "full"))
         rows.append(f"| {int(chapter.number)} | {link} | {promise} | {times} |")
     return "\n".join(rows)

@@ -79,7 +79,7 @@ def profile() -> str:
     """
     value = os.environ.get("CIFARLIB_PROFILE", "").strip()
     if not value:
-        return "full" if _has_accelerator() else "quick"
+        return "full" if has_accelerator() else "quick"
     if value not in PROFILES:
         advice = "Set it to one of the two, or unset it."
         raise InputError("CIFARLIB_PROFILE", " or ".join(PROFILES), repr(value), advice)
@@ -94,7 +94,7 @@ def by_profile(*, quick: Budget, full: Budget) -> Budget:
     return full if profile() == "full" else quick
 
 
-def _has_accelerator() -> bool:
+def has_accelerator() -> bool:
     """Tell whether Keras sees a GPU or TPU.
 
     Importing Keras costs seconds, and chapters 1 to 3 do not need it, so it is only asked
