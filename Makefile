@@ -10,7 +10,7 @@ LOCK := $(shell command -v flock >/dev/null 2>&1 && echo "flock .venv.lock")
 # On Linux plain torch brings gigabytes for GPUs; name a CPU build where there is one.
 TORCH ?= torch
 
-.PHONY: notebooks test test-backends lab record results benchmarks environment clean
+.PHONY: notebooks test test-backends test-colab lab record results benchmarks environment clean
 
 notebooks: environment
 	$(BIN)/cifarlib data fetch
@@ -32,6 +32,11 @@ test-backends: environment
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[backends]'
 	KERAS_BACKEND=jax $(BIN)/python -m pytest $(BACKEND_TESTS)
 	KERAS_BACKEND=torch $(BIN)/python -m pytest $(BACKEND_TESTS)
+
+# The chapters as Colab runs them, in an environment with its versions.
+test-colab: environment
+	$(BIN)/cifarlib data fetch
+	$(BIN)/python tests/in_colab.py
 
 lab: environment
 	$(BIN)/jupyter lab notebooks
