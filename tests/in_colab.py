@@ -72,7 +72,7 @@ def is_executed(chapter: chapters.Chapter, environment: Path, folder: str) -> bo
         "CIFARLIB_PROFILE": "quick",
         "CIFARLIB_UNATTENDED": "1",
         "GIT_CONFIG_COUNT": "1",
-        "GIT_CONFIG_KEY_0": f"url.{ROOT}.insteadOf",
+        "GIT_CONFIG_KEY_0": f"url.file://{ROOT}.insteadOf",
         "GIT_CONFIG_VALUE_0": f"https://github.com/{colab.repository()}",
     }
     if source := settings.source():
@@ -84,7 +84,7 @@ def is_executed(chapter: chapters.Chapter, environment: Path, folder: str) -> bo
     print(f"{chapter.path.name}: {how}, {time.monotonic() - began:.0f} s", flush=True)
     if not done.returncode:
         told = nbformat.read(notebook, as_version=4).cells[1].outputs[0].text
-        print(f"    {told.splitlines()[0]}", flush=True)
+        print("\n".join(line for line in told.splitlines() if line.startswith("cifarlib ")))
     return not done.returncode
 
 
