@@ -135,12 +135,6 @@ def _chapter_page(notebook: nbformat.NotebookNode, previous, following) -> str:
         if cell.cell_type == "markdown":  # links to chapters and to pages of theirs lead there
             cell.source = re.sub(r"\((\d\d_\w+)\.ipynb\)", r"(\1.html)", cell.source)
             cell.source = re.sub(r"\(\.\./build/(\w+\.html)\)", r"(\1)", cell.source)
-    # No math in the chapters and no widgets: without these the page needs no network.
-    exporter = nbconvert.HTMLExporter(
-        embed_images=True, mathjax_url="", require_js_url="", jupyter_widgets_base_url=""
-    )
-    title = title_and_promise(notebook)[0]
-    page, _ = exporter.from_notebook_node(notebook, resources={"metadata": {"name": title}})
     links = ['<a href="index.html">All chapters</a>']
     if previous:
         links.insert(
@@ -151,11 +145,27 @@ def _chapter_page(notebook: nbformat.NotebookNode, previous, following) -> str:
             f'<a href="{following[0].stem}.html">{title_and_promise(following[1])[0]} →</a>'
         )
     navigation = f'<nav class="report">{"".join(links)}</nav>'
-    if notebook.metadata["cifarlib"]["profile"] == "quick":
-        navigation += (
+    return notebook_page(notebook, title_and_promise(notebook)[0], navigation)
+
+
+def notebook_page(notebook: nbformat.NotebookNode, title: str, header: str = "") -> str:
+    """Return an executed notebook as a page that needs no other file and no network.
+
+    Args:
+        notebook: as `running.execute` leaves it.
+        title: plain text, shown by the browser.
+        header: HTML that comes before the notebook.
+    """
+    # No math in the chapters and no widgets: without these the page needs no network.
+    exporter = nbconvert.HTMLExporter(
+        embed_images=True, mathjax_url="", require_js_url="", jupyter_widgets_base_url=""
+    )
+    page, _ = exporter.from_notebook_node(notebook, resources={"metadata": {"name": title}})
+    if notebook.metadata.get("cifarlib", {}).get("profile") == "quick":
+        header += (
             '<p class="report">Quick profile: fewer images than the text speaks of. Its numbers '
             "are those of <code>cifarlib run --full</code>.</p>"
         )
     page = page.replace("</head>", f"{_PAGE_STYLE}</head>", 1)
     # A function, so that backslashes in the chapter are left alone.
-    return re.sub(r"<body[^>]*>", lambda match: match[0] + navigation, page, count=1)
+    return re.sub(r"<body[^>]*>", lambda match: match[0] + header, page, count=1)
