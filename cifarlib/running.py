@@ -405,10 +405,12 @@ def remove_paths(executed: nbformat.NotebookNode) -> None:
             for holder in (shown, shown.get("data", {})):
                 for key, value in holder.items():
                     if isinstance(value, str) and not key.startswith("image/"):
-                        holder[key] = _without_paths(value)
+                        holder[key] = without_paths(value)
+            if "traceback" in shown:
+                shown.traceback = [without_paths(line) for line in shown.traceback]
 
 
-def _without_paths(text: str) -> str:
+def without_paths(text: str) -> str:
     """Replace the folders of this machine by what they are."""
     folders = {
         str(settings.cache_folder()): "<cache>",
