@@ -279,7 +279,8 @@ def _submit(options: argparse.Namespace) -> None:
     for_verify = {"no_execute", "timeout", "memory", "jobs", "json"}
     for_submit = {"name", "id", "output", "profile", "incomplete"}
     for option in sorted(for_submit if options.verify else for_verify):
-        if (value := getattr(options, option)) not in (None, False):
+        value = getattr(options, option)
+        if value is not None and value is not False:
             flag = "--" + (value if option == "profile" else option).replace("_", "-")
             beside = ("no --verify", "it") if options.verify else ("--verify", "none")
             advice = "See cifarlib submit --help."

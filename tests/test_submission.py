@@ -14,6 +14,8 @@ import pytest
 from cifarlib import containers, data, report, running, submission
 from cifarlib.errors import InputError
 
+pytestmark = pytest.mark.filterwarnings("ignore::cifarlib.data.SyntheticDataWarning")
+
 WHO = 'STUDENT_NAME = "Ada Lovelace"\nSTUDENT_ID = "12"'
 
 
