@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from cifarlib import __version__
 from cifarlib.arguments import COMMANDS, Parser
-from cifarlib.errors import CifarlibError
+from cifarlib.errors import CifarlibError, InputError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,8 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.flush()  # so that a closed pipe shows here, not at exit
         return 0
     except KeyboardInterrupt:
-        how = "with --resume " if options.command is _train else ""
-        print(f"cifarlib: interrupted; the same command {how}continues.", file=sys.stderr)
+        how = {_train: "with --resume continues", _submit: "starts again"}
+        what = how.get(options.command, "continues")
+        print(f"cifarlib: interrupted; the same command {what}.", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `cifarlib data info | head -1` is no error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -95,6 +96,17 @@ def _parser() -> argparse.ArgumentParser:
         added.set_defaults(command=command)
         return added
 
+    def add_budget(command: argparse.ArgumentParser) -> None:
+        budget = command.add_mutually_exclusive_group()
+        for profile in ("quick", "full"):
+            budget.add_argument(
+                f"--{profile}",
+                dest="profile",
+                action="store_const",
+                const=profile,
+                help=f"the {profile} budgets, whatever CIFARLIB_PROFILE says",
+            )
+
     data = commands.add_parser(
         "data",
         help="get or describe the data set",
@@ -129,21 +141,68 @@ def _parser() -> argparse.ArgumentParser:
         "cifarlib run 01 02 --quick",
     )
     run.add_argument("chapters", nargs="*", metavar="NN", help="chapter numbers (default: all)")
-    budget = run.add_mutually_exclusive_group()
-    for profile in ("quick", "full"):
-        budget.add_argument(
-            f"--{profile}",
-            dest="profile",
-            action="store_const",
-            const=profile,
-            help=f"the {profile} budgets, whatever CIFARLIB_PROFILE says",
-        )
+    add_budget(run)
     run.add_argument("--output", metavar="DIR", help="folder of the report (default: build)")
     run.add_argument(
         "--record",
         action="store_true",
         help="record the times and, in the full profile, the outputs in notebooks/",
     )
+
+    submit = add(
+        commands,
+        "submit",
+        _submit,
+        "execute, check and pack notebooks to hand in; --verify checks what was handed in",
+        "cifarlib submit notebooks/02_color_to_grayscale.ipynb --name Ada --id 12345",
+    )
+    submit.description += (
+        " All cells must run in order and without errors in a fresh kernel, name and id be"
+        " filled, and no file be named by a folder of one machine. If something is missing, no"
+        " zip is written, so that nobody hands in a broken notebook by mistake; --incomplete"
+        " writes one that says so. With --verify: checksums, and every notebook executed again in"
+        " the quick profile, with limits. THE LIMITS ARE NO SANDBOX: what was handed in runs with"
+        " your rights, so use a container or virtual machine for people you do not trust. A"
+        " write outside its folder is refused and told if Python code of the notebook makes it;"
+        " what another program writes is seen only beside the folder or in its (substitute) home"
+        " folder."
+    )
+    submit.add_argument(
+        "paths",
+        nargs="+",
+        metavar="PATH",
+        help="a notebook or a folder with notebooks; with --verify, zips or folders with zips",
+    )
+    submit.add_argument("--name", help="your name, where no notebook assigns STUDENT_NAME")
+    submit.add_argument("--id", help="your number, where no notebook assigns STUDENT_ID")
+    submit.add_argument(
+        "--output", metavar="FILE.zip", help="the zip (default: named after the notebook and id)"
+    )
+    add_budget(submit)
+    submit.add_argument(
+        "--incomplete",
+        action="store_true",
+        help="write the zip even if something is missing, and mark it; the exit status stays 1",
+    )
+    verify = submit.add_argument_group("for teachers")
+    verify.add_argument(
+        "--verify", action="store_true", help="check and execute what was handed in; see above"
+    )
+    verify.add_argument(
+        "--no-execute", action="store_true", help="only read them and compare the checksums"
+    )
+    verify.add_argument(
+        "--timeout", type=float, metavar="SECONDS", help="for each submission (default: 900)"
+    )
+    verify.add_argument(
+        "--memory",
+        type=float,
+        metavar="GIB",
+        help="resident memory of all processes of a submission (default: 6); an allocation beyond "
+        "it fails at once on Linux only",
+    )
+    verify.add_argument("--jobs", type=int, metavar="N", help="so many at once (default: 1)")
+    verify.add_argument("--json", action="store_true", help="print JSON")
 
     models = add(
         commands,
@@ -214,6 +273,58 @@ def _run(options: argparse.Namespace) -> None:
     running.run(
         options.chapters, profile=options.profile, output=options.output, record=options.record
     )
+
+
+def _submit(options: argparse.Namespace) -> None:
+    for_verify = {"no_execute", "timeout", "memory", "jobs", "json"}
+    for_submit = {"name", "id", "output", "profile", "incomplete"}
+    for option in sorted(for_submit if options.verify else for_verify):
+        value = getattr(options, option)
+        if value is not None and value is not False:
+            flag = "--" + (value if option == "profile" else option).replace("_", "-")
+            beside = ("no --verify", "it") if options.verify else ("--verify", "none")
+            advice = "See cifarlib submit --help."
+            raise InputError(flag, f"{beside[0]} beside it", beside[1], advice)
+    if options.verify:
+        _verify(options)
+        return
+    from cifarlib import submission
+
+    path, *others = options.paths
+    if others:
+        advice = "Put the notebooks into one folder, or hand in one after the other."
+        raise InputError(others[0], "one notebook or folder at a time", "a second", advice)
+    made = submission.submit(
+        path,
+        name=options.name,
+        student_id=options.id,
+        output=options.output,
+        profile=options.profile,
+        incomplete=options.incomplete,
+    )
+    for remark in made.remarks:
+        print(remark)
+    if made.problems:
+        raise CifarlibError(str(made))
+    print(made)
+
+
+def _verify(options: argparse.Namespace) -> None:
+    from cifarlib import verification
+
+    limits = {"seconds": options.timeout, "gibibytes": options.memory, "num_jobs": options.jobs}
+    verdicts = verification.verify(
+        options.paths,
+        is_executed=not options.no_execute,
+        **{name: value for name, value in limits.items() if value is not None},
+    )
+    if options.json:
+        told = [{**verdict._asdict(), "is_fine": verdict.is_fine} for verdict in verdicts]
+        print(json.dumps(told, indent=2))
+    else:
+        print(verification.table(verdicts))
+    if num_others := sum(not verdict.is_fine for verdict in verdicts):
+        raise CifarlibError(f"{num_others} of {len(verdicts)} submissions need to be looked into.")
 
 
 def _import_keras(options: argparse.Namespace) -> None:

@@ -17,15 +17,24 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from cifarlib.errors import InputError
 
 # CIFAR-10 as PNG files is 140 MB in 60,000 members; the largest member of an official archive
-# is a batch of 31 MB. Anything far beyond is no CIFAR-10 but an accident or a trap.
+# is a batch of 31 MB. Anything far beyond is no CIFAR-10.
 MAX_MEMBERS = 200_000
 MAX_MEMBER_BYTES = 64 * 2**20
 MAX_TOTAL_BYTES = 2**30
+
+
+class Limits(NamedTuple):
+    """How much a container may hold; what holds more is an accident or a trap."""
+
+    num_members: int
+    member_bytes: int
+    total_bytes: int
+
 
 GET_ANOTHER = "Get the file again, or name another source with CIFARLIB_SOURCE."
 
@@ -43,7 +52,9 @@ _DAMAGED = (
 _STREAMS = {b"\x1f\x8b": gzip.open, b"\xfd7zXZ\x00": lzma.open, b"BZh": bz2.open}
 
 
-def read_members(path: Path, is_wanted: Callable[[str], bool]) -> dict[str, bytes]:
+def read_members(
+    path: Path, is_wanted: Callable[[str], bool], limits: Limits | None = None
+) -> dict[str, bytes]:
     """Read the wanted files of a folder or archive into memory.
 
     The kind of archive is told by its first bytes, since Keras keeps its copy of CIFAR-10
@@ -52,6 +63,7 @@ def read_members(path: Path, is_wanted: Callable[[str], bool]) -> dict[str, byte
     Args:
         path: a folder, or a .tar, .tar.gz, .tar.bz2, .tar.xz or .zip file.
         is_wanted: tells by its name (POSIX form, relative) whether a file is to be read.
+        limits: how much it may hold; None for what is enough for CIFAR-10.
 
     Returns:
         The contents by name, in the order of the container (sorted for a folder).
@@ -60,19 +72,20 @@ def read_members(path: Path, is_wanted: Callable[[str], bool]) -> dict[str, byte
         InputError: if the container is missing, unreadable, damaged, cut short, too large or
             tries to escape.
     """
+    account = _Account(path, limits or Limits(MAX_MEMBERS, MAX_MEMBER_BYTES, MAX_TOTAL_BYTES))
     try:
         if path.is_dir():
-            return dict(_folder_members(path, is_wanted))
+            return dict(_folder_members(path, is_wanted, account))
         if path.exists() and not path.is_file():  # a pipe would be waited for
             raise InputError(path, "an archive or a folder", "a device or pipe", GET_ANOTHER)
         with path.open("rb") as file:
             magic = file.read(6)
             file.seek(0)
             if magic.startswith(b"PK"):
-                return dict(_zip_members(path, file, is_wanted))
+                return dict(_zip_members(path, file, is_wanted, account))
             opener = next((o for m, o in _STREAMS.items() if magic.startswith(m)), None)
             with opener(file) if opener else file as stream:
-                return dict(_tar_members(path, stream, is_wanted))
+                return dict(_tar_members(path, stream, is_wanted, account))
     except FileNotFoundError as error:
         advice = "Check the path; a relative one starts from the working directory."
         raise InputError(path, "an archive or a folder", "nothing there", advice) from error
@@ -88,11 +101,12 @@ def read_members(path: Path, is_wanted: Callable[[str], bool]) -> dict[str, byte
         raise InputError(path, "a readable archive", found, GET_ANOTHER) from error
 
 
-def _folder_members(path: Path, is_wanted: Callable) -> Iterator[tuple[str, bytes]]:
-    limits = _Limits(path)
+def _folder_members(
+    path: Path, is_wanted: Callable, account: "_Account"
+) -> Iterator[tuple[str, bytes]]:
     for name, info in files_in(path):
-        if not _is_hidden(name) and is_wanted(name):
-            limits.admit(name, info.st_size)
+        if not is_hidden(name) and is_wanted(name):
+            account.admit(name, info.st_size)
             yield name, (path / name).read_bytes()
 
 
@@ -116,19 +130,26 @@ def files_in(folder: Path) -> list[tuple[str, os.stat_result]]:
     return sorted(found)
 
 
-def _zip_members(path: Path, file: BinaryIO, is_wanted: Callable) -> Iterator[tuple[str, bytes]]:
-    limits = _Limits(path)
+def _zip_members(
+    path: Path, file: BinaryIO, is_wanted: Callable, account: "_Account"
+) -> Iterator[tuple[str, bytes]]:
+    names = set()
     with zipfile.ZipFile(file) as archive:
         _check_number_of_members(file, len(archive.infolist()))
         for info in archive.infolist():
             unix_type = info.external_attr >> 28
             if unix_type not in (0, 0o4, 0o10):  # neither unset, nor a folder, nor a file
                 _refuse(path, info.filename, "a link or device")
-            limits.admit(info.filename, info.file_size)
+            if info.filename in names:  # readers differ in which of the two they take
+                _refuse(path, info.filename, "two members of one name")
+            names.add(info.filename)
+            account.admit(info.filename, info.file_size)
             # Read even if it is not wanted: only reading compares the directory with the file,
             # and a flipped bit in a name must not make a member disappear.
-            content = archive.read(info)
-            if not info.is_dir() and not _is_hidden(info.filename) and is_wanted(info.filename):
+            # Not archive.read, which would unpack whatever is there before it counts.
+            with archive.open(info) as member:
+                content = member.read(info.file_size + 1)
+            if not info.is_dir() and not is_hidden(info.filename) and is_wanted(info.filename):
                 yield info.filename, content
 
 
@@ -142,22 +163,23 @@ def _check_number_of_members(file: BinaryIO, num_found: int) -> None:
         raise zipfile.BadZipFile(f"{num_told} members are told, {num_found} found")
 
 
-def _tar_members(path: Path, stream: BinaryIO, is_wanted: Callable) -> Iterator[tuple[str, bytes]]:
-    limits = _Limits(path)
+def _tar_members(
+    path: Path, stream: BinaryIO, is_wanted: Callable, account: "_Account"
+) -> Iterator[tuple[str, bytes]]:
     with tarfile.open(fileobj=stream, mode="r:", tarinfo=_StrictTarInfo) as archive:
         for info in archive:
             archive.members = []  # tarfile would keep every header
             if not info.isfile() and not info.isdir():
                 _refuse(path, info.name, "a link or device")
-            limits.admit(info.name, info.size)
-            if info.isfile() and not _is_hidden(info.name) and is_wanted(info.name):
+            account.admit(info.name, info.size)
+            if info.isfile() and not is_hidden(info.name) and is_wanted(info.name):
                 yield info.name, archive.extractfile(info).read()
     # The checksum of a compressed stream stands at its very end, so read up to it; and after
     # the end mark of a tar there are only zeros, or it was no end mark.
     padding = 0
     while block := stream.read(2**20):
         padding += len(block)
-        limits.admit("the padding after the last member", padding)
+        account.admit("the padding after the last member", padding)
         if block.strip(b"\0"):
             raise tarfile.ReadError("something follows the end mark")
 
@@ -195,11 +217,12 @@ class _StrictTarInfo(tarfile.TarInfo):
             raise tarfile.ReadError(f"{error} at byte {archive.offset:,}") from error
 
 
-class _Limits:
+class _Account:
     """The running account of one container: number of members, bytes, names."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, limits: Limits):
         self.path = path
+        self.limits = limits
         self.num_members = 0
         self.num_bytes = 0
 
@@ -210,14 +233,14 @@ class _Limits:
         self.num_members += 1
         self.num_bytes += size
         if (
-            size > MAX_MEMBER_BYTES
-            or self.num_bytes > MAX_TOTAL_BYTES
-            or self.num_members > MAX_MEMBERS
+            size > self.limits.member_bytes
+            or self.num_bytes > self.limits.total_bytes
+            or self.num_members > self.limits.num_members
         ):
             raise InputError(
                 self.path,
-                f"at most {MAX_MEMBERS:,} members, {MAX_MEMBER_BYTES:,} bytes each and "
-                f"{MAX_TOTAL_BYTES:,} in all",
+                f"at most {self.limits.num_members:,} members, {self.limits.member_bytes:,} bytes "
+                f"each and {self.limits.total_bytes:,} in all",
                 f"{self.num_members:,} members with {self.num_bytes:,} bytes up to {name!r}",
                 "This is not CIFAR-10; name another source.",
             )
@@ -228,5 +251,6 @@ def _refuse(path: Path, name: str, what: str) -> None:
     raise InputError(path, "plain files and folders only", f"{what}: {name!r}", advice)
 
 
-def _is_hidden(name: str) -> bool:
+def is_hidden(name: str) -> bool:
+    """Tell whether a member or a folder above it is hidden, or a double that macOS adds."""
     return any(part.startswith((".", "__MACOSX")) for part in name.split("/") if part != ".")

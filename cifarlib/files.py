@@ -3,7 +3,7 @@
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -22,13 +22,45 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         A binary file beside it.
     """
     # Two programs may write the same file at the same time; the last one to finish wins.
+    with _beside(path, Path.replace) as file:
+        yield file
+
+
+def write_new(path: Path, content: bytes) -> None:
+    """Write a file that is not there yet, whole or not at all.
+
+    Raises:
+        FileExistsError: if it is there, even if it came while this one was written.
+    """
+
+    def put(temporary: Path, path: Path) -> None:
+        if os.name == "nt":
+            temporary.rename(path)  # fails there if the name is taken; elsewhere it replaces
+            return
+        try:
+            path.hardlink_to(temporary)
+        except FileExistsError:
+            raise
+        except OSError:  # a disk without hard links: the name is taken first, then filled
+            path.touch(exist_ok=False)
+            temporary.replace(path)
+        else:
+            temporary.unlink()
+
+    with _beside(path, put) as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def _beside(path: Path, put: Callable[[Path, Path], object]) -> Iterator[BinaryIO]:
+    """Open a hidden file beside ``path`` that is put in its place when it is complete."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with temporary.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+        put(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

@@ -5,8 +5,12 @@ its figures. Everything is in the files: the report opens offline. Not for execu
 """
 
 import contextlib
+import copy
 import html
 import re
+import shutil
+import subprocess
+import tempfile
 from pathlib import Path
 
 import nbconvert
@@ -133,15 +137,8 @@ def _first_page(finished: list[tuple[Path, nbformat.NotebookNode]], description:
 def _chapter_page(notebook: nbformat.NotebookNode, previous, following) -> str:
     for cell in notebook.cells:
         if cell.cell_type == "markdown":  # links to chapters and to pages of theirs lead there
-            cell.source = colab.BADGE.sub("", cell.source)  # its picture is not in the file
             cell.source = re.sub(r"\((\d\d_\w+)\.ipynb\)", r"(\1.html)", cell.source)
             cell.source = re.sub(r"\(\.\./build/(\w+\.html)\)", r"(\1)", cell.source)
-    # No math in the chapters and no widgets: without these the page needs no network.
-    exporter = nbconvert.HTMLExporter(
-        embed_images=True, mathjax_url="", require_js_url="", jupyter_widgets_base_url=""
-    )
-    title = title_and_promise(notebook)[0]
-    page, _ = exporter.from_notebook_node(notebook, resources={"metadata": {"name": title}})
     links = ['<a href="index.html">All chapters</a>']
     if previous:
         links.insert(
@@ -152,11 +149,63 @@ def _chapter_page(notebook: nbformat.NotebookNode, previous, following) -> str:
             f'<a href="{following[0].stem}.html">{title_and_promise(following[1])[0]} →</a>'
         )
     navigation = f'<nav class="report">{"".join(links)}</nav>'
-    if notebook.metadata["cifarlib"]["profile"] == "quick":
-        navigation += (
+    return notebook_page(notebook, title_and_promise(notebook)[0], navigation)
+
+
+def notebook_page(
+    notebook: nbformat.NotebookNode, title: str, header: str = "", folder: Path = Path()
+) -> str:
+    """Return an executed notebook as a page that needs no other file and no network.
+
+    Args:
+        notebook: as `running.execute` leaves it.
+        title: plain text, shown by the browser.
+        header: HTML that comes before the notebook.
+        folder: where the pictures are that its text shows.
+    """
+    notebook = copy.deepcopy(notebook)
+    for cell in notebook.cells:  # the badge's picture is elsewhere
+        cell.source = colab.BADGE.sub("", cell.source)
+    # No math in the chapters and no widgets: without these the page needs no network.
+    exporter = nbconvert.HTMLExporter(
+        embed_images=True, mathjax_url="", require_js_url="", jupyter_widgets_base_url=""
+    )
+    resources = {"metadata": {"name": title, "path": str(folder)}}
+    page, _ = exporter.from_notebook_node(notebook, resources=resources)
+    if notebook.metadata.get("cifarlib", {}).get("profile") == "quick":
+        header += (
             '<p class="report">Quick profile: fewer images than the text speaks of. Its numbers '
             "are those of <code>cifarlib run --full</code>.</p>"
         )
     page = page.replace("</head>", f"{_PAGE_STYLE}</head>", 1)
     # A function, so that backslashes in the chapter are left alone.
-    return re.sub(r"<body[^>]*>", lambda match: match[0] + navigation, page, count=1)
+    return re.sub(r"<body[^>]*>", lambda match: match[0] + header, page, count=1)
+
+
+_BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+_BROWSER_SECONDS = 120
+
+
+def browser() -> str | None:
+    """Return the Chromium that `printed` would use, None if there is none on the PATH."""
+    return next(filter(None, map(shutil.which, _BROWSERS)), None)
+
+
+def printed(page: str) -> bytes | None:
+    """Return a page as PDF, None if there is no browser to print it or that fails.
+
+    Args:
+        page: HTML that needs no other file.
+    """
+    with tempfile.TemporaryDirectory(prefix="cifarlib-print-") as temporary:
+        source, target = Path(temporary) / "page.html", Path(temporary) / "page.pdf"
+        source.write_text(page, encoding="utf-8")
+        command = [str(browser()), "--headless", "--no-sandbox", "--no-pdf-header-footer"]
+        # A profile of its own: two browsers do not share one.
+        command += [f"--user-data-dir={temporary}/profile", f"--print-to-pdf={target}"]
+        command.append(source.as_uri())
+        try:
+            subprocess.run(command, capture_output=True, check=True, timeout=_BROWSER_SECONDS)
+            return target.read_bytes()
+        except (OSError, subprocess.SubprocessError):
+            return None

@@ -37,6 +37,42 @@ class ChapterError(CifarlibError):
     """A cell of a chapter raised an error, or its kernel died."""
 
 
+class CellError(CifarlibError):
+    """A cell of a notebook raised an error, or the kernel died in it.
+
+    Attributes:
+        number: of the code cell, counted from 1.
+        name: of the error's class, such as ``"NameError"``; ``"DeadKernelError"`` if the kernel
+            died.
+    """
+
+    def __init__(self, notebook: nbformat.NotebookNode, error: Exception, last_words: str):
+        code_cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+        started = [cell for cell in code_cells if cell.get("execution_count") or cell.outputs]
+        failed = next(
+            (c for c in code_cells if any(o.output_type == "error" for o in c.outputs)),
+            code_cells[min(len(started), len(code_cells) - 1)],
+        )
+        if isinstance(error, DeadKernelError):
+            lines = ["The kernel died, most often for want of memory. Close other programs, or try"]
+            lines += ["the quick profile (--quick)."]
+            lines += last_words.splitlines()[-LAST_LINES:]
+        else:
+            lines = re.sub(r"\x1b\[[0-9;]*m", "", error.traceback).splitlines()[-LAST_LINES:]
+        self.number = code_cells.index(failed) + 1
+        self.name = getattr(error, "ename", "DeadKernelError")
+        super().__init__(
+            "\n".join(
+                [
+                    f"code cell {self.number} of {len(code_cells)}:",
+                    *(f"    {line}" for line in failed.source.splitlines()),
+                    "with:",
+                    *(f"    {line}" for line in lines if line.strip()),
+                ]
+            )
+        )
+
+
 def run(
     numbers: Sequence[str] = (),
     *,
@@ -132,24 +168,72 @@ def _run_into(
 def _execute(chapter: Chapter, copy: Path, profile: str, facts: dict) -> nbformat.NotebookNode:
     """Execute one chapter and return it with its outputs; keep what there is if it fails."""
     notebook = nbformat.read(chapter.path, as_version=4)
-    notebook.metadata.pop("cifarlib", None)  # what is said of an earlier run
     name, _ = chapters.title_and_promise(notebook)
-    num_cells = sum(cell.cell_type == "code" for cell in notebook.cells)
-    environment = {
+    try:
+        execute(
+            notebook,
+            chapter.path.parent,
+            environment=environment(profile, copy.parent),
+            label=f"{chapter.number}  {name}",
+            facts=facts,
+        )
+    except CellError as error:
+        _write(notebook, copy)
+        raise ChapterError(
+            f"chapter {chapter.number} ({name}) failed in {error}\n"
+            f"The same command continues at chapter {chapter.number}."
+        ) from error
+    return notebook
+
+
+def environment(profile: str, report_folder: Path) -> dict[str, str]:
+    """Return the environment of a kernel that nobody watches.
+
+    Args:
+        profile: ``"quick"`` or ``"full"``.
+        report_folder: where a chapter puts pages of its own.
+    """
+    variables = {
         **os.environ,
         "CIFARLIB_PROFILE": profile,
         "CIFARLIB_CACHE": str(settings.cache_folder()),
         "CIFARLIB_UNATTENDED": "1",
-        "CIFARLIB_REPORT": str(copy.parent),
+        "CIFARLIB_REPORT": str(report_folder),
     }
     if source := settings.source():
-        environment["CIFARLIB_SOURCE"] = source
+        variables["CIFARLIB_SOURCE"] = source
+    return variables
+
+
+def execute(
+    notebook: nbformat.NotebookNode,
+    folder: Path,
+    *,
+    environment: dict[str, str],
+    label: str,
+    facts: dict[str, str],
+) -> None:
+    """Execute a notebook in place, in a fresh kernel, up to the first cell that fails.
+
+    Args:
+        notebook: gets its outputs and, when all cells have run, ``metadata["cifarlib"]`` with
+            the facts, the seconds and the peak memory in bytes.
+        folder: where the kernel starts.
+        environment: of the kernel.
+        label: what the progress bar and the closing line call it.
+        facts: profile, kind of data and hardware, as the report tells them.
+
+    Raises:
+        CellError: if a cell raised an error or the kernel died; outputs up to there are kept.
+    """
+    notebook.metadata.pop("cifarlib", None)  # what is said of an earlier run
+    num_cells = sum(cell.cell_type == "code" for cell in notebook.cells)
     began = time.monotonic()
     peak = 0
     interrupted = False
     # What a kernel writes below Python is TensorFlow's chatter, or the cause of its death.
     with (
-        progress.bar(num_cells, f"{chapter.number}  {name}", "cell") as bar,
+        progress.bar(num_cells, label, "cell") as bar,
         tempfile.TemporaryFile() as native_log,
     ):
 
@@ -174,7 +258,7 @@ def _execute(chapter: Chapter, copy: Path, profile: str, facts: dict) -> nbforma
             notebook,
             timeout=None,
             kernel_name="python3",
-            resources={"metadata": {"path": str(chapter.path.parent)}},
+            resources={"metadata": {"path": str(folder)}},
             on_cell_start=listen_for_interrupt,
             on_cell_executed=count_cell,
             # ipykernel 7 warns at every start that a kernel on this machine is not encrypted,
@@ -190,10 +274,9 @@ def _execute(chapter: Chapter, copy: Path, profile: str, facts: dict) -> nbforma
                 raise KeyboardInterrupt from error
             if not isinstance(error, CellExecutionError | DeadKernelError):
                 raise
-            _write(notebook, copy)
             native_log.seek(0)
             last_words = _NATIVE_LOG.sub("", native_log.read().decode(errors="replace"))
-            raise ChapterError(_tell_failure(chapter, name, notebook, error, last_words)) from error
+            raise CellError(notebook, error, last_words) from error
     _drop_native_logs(notebook)
     seconds = time.monotonic() - began + _remembered(notebook)
     notebook.metadata["cifarlib"] = {
@@ -202,8 +285,7 @@ def _execute(chapter: Chapter, copy: Path, profile: str, facts: dict) -> nbforma
         "peak_memory_bytes": peak,
     }
     memory = f", {peak / 2**30:.1f} GiB" if peak else ""
-    _say(f"{chapter.number}  {name}: {num_cells} cells in {seconds:.0f} s{memory}")
-    return notebook
+    _say(f"{label}: {num_cells} cells in {seconds:.0f} s{memory}")
 
 
 # How TensorFlow's C++ code writes: level, time, thread, file and line.
@@ -228,33 +310,6 @@ def _remembered(notebook: nbformat.NotebookNode) -> float:
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
     told = [output.get("data", {}).get(progress.REMEMBERED_TYPE) for output in outputs]
     return sum(entry["seconds"] for entry in told if entry)
-
-
-def _tell_failure(chapter: Chapter, name: str, notebook, error: Exception, last_words: str) -> str:
-    """Return where a chapter failed: its number, the cell's number and source, the last lines."""
-    code_cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    started = [cell for cell in code_cells if cell.get("execution_count") or cell.outputs]
-    failed = next(
-        (c for c in code_cells if any(o.output_type == "error" for o in c.outputs)),
-        code_cells[min(len(started), len(code_cells) - 1)],
-    )
-    if isinstance(error, DeadKernelError):
-        lines = ["The kernel died, most often for want of memory. Close other programs, or try"]
-        lines += ["the quick profile: cifarlib run --quick"]
-        lines += last_words.splitlines()[-LAST_LINES:]
-    else:
-        lines = re.sub(r"\x1b\[[0-9;]*m", "", error.traceback).splitlines()[-LAST_LINES:]
-    source = [f"    {line}" for line in failed.source.splitlines()]
-    return "\n".join(
-        [
-            f"chapter {chapter.number} ({name}) failed in code cell {code_cells.index(failed) + 1} "
-            f"of {len(code_cells)}:",
-            *source,
-            "with:",
-            *(f"    {line}" for line in lines if line.strip()),
-            f"The same command continues at chapter {chapter.number}.",
-        ]
-    )
 
 
 def _peak_memory(client: nbclient.NotebookClient) -> int:
@@ -314,10 +369,7 @@ def _clean(executed: nbformat.NotebookNode) -> None:
             for shown in cell.outputs:
                 if "image/png" in shown.get("data", {}):
                     shown.data = {**_smaller_picture(shown.data.pop("image/png")), **shown.data}
-                for holder in (shown, shown.get("data", {})):
-                    for key, value in holder.items():
-                        if isinstance(value, str) and not key.startswith("image/"):
-                            holder[key] = _without_paths(value)
+    remove_paths(executed)
     executed.metadata["kernelspec"] = {
         "display_name": "Python 3",
         "language": "python",
@@ -346,7 +398,19 @@ def _smaller_picture(png: str) -> dict[str, str]:
     return {kind: base64.b64encode(buffer.getvalue()).decode()}
 
 
-def _without_paths(text: str) -> str:
+def remove_paths(executed: nbformat.NotebookNode) -> None:
+    """Replace the folders of this machine in all outputs by what they are."""
+    for cell in executed.cells:
+        for shown in cell.get("outputs", ()):
+            for holder in (shown, shown.get("data", {})):
+                for key, value in holder.items():
+                    if isinstance(value, str) and not key.startswith("image/"):
+                        holder[key] = without_paths(value)
+            if "traceback" in shown:
+                shown.traceback = [without_paths(line) for line in shown.traceback]
+
+
+def without_paths(text: str) -> str:
     """Replace the folders of this machine by what they are."""
     folders = {
         str(settings.cache_folder()): "<cache>",

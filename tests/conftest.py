@@ -18,6 +18,7 @@ import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
+import nbformat
 import numpy as np
 import pytest
 from linear_problem import make_problem
@@ -317,3 +318,17 @@ def server():
     running.closing.set()
     running.http.shutdown()
     running.http.server_close()
+
+
+@pytest.fixture
+def write_notebook(tmp_path):
+    """Return a function that writes code cells as a notebook."""
+
+    def write(path: Path, *sources: str) -> Path:
+        path = tmp_path / path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cells = [nbformat.v4.new_code_cell(source) for source in sources]
+        nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+        return path
+
+    return write

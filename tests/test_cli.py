@@ -530,3 +530,106 @@ def test_a_tuned_recipe_that_names_no_field_is_told_in_one_line(capsys):
     assert cli.main(["train", "found.json", "--recipe", "tuned"]) == 2
     errors = capsys.readouterr().err
     assert errors.count("\n") == 1 and "found.json" in errors and "learning_rate" in errors
+
+
+# cifarlib submit
+
+
+@pytest.fixture
+def submitted(monkeypatch):
+    """Replace the work of ``submit`` by a note of what it was asked for."""
+    from cifarlib import submission
+
+    asked = []
+
+    def submit(path, **options):
+        asked.append((path, options))
+        problems = ("a task is not solved yet",) if path == "open.ipynb" else ()
+        zipped = Path("a.zip") if options["incomplete"] or not problems else None
+        student = {"name": "Ada", "id": "1"}
+        return submission.Submission(zipped, student, problems, ("Left out: b.bin.",))
+
+    monkeypatch.setattr(submission, "submit", submit)
+    return asked
+
+
+def test_what_is_handed_in_is_told_on_standard_output(submitted, capsys):
+    options = ["--name", "Ada", "--id", "1", "--output", "a.zip", "--full"]
+    assert cli.main(["submit", "a.ipynb", *options]) == 0
+    told = {"name": "Ada", "student_id": "1", "output": "a.zip", "profile": "full"}
+    assert submitted == [("a.ipynb", told | {"incomplete": False})]
+    output, errors = capsys.readouterr()
+    assert output == "Left out: b.bin.\na.zip is complete: Ada, 1\n" and errors == ""
+
+
+@pytest.mark.parametrize(
+    ("options", "told"), [([], "No zip was written"), (["--incomplete"], "a.zip holds what there")]
+)
+def test_what_is_missing_is_told_with_status_1(submitted, capsys, options, told):
+    assert cli.main(["submit", "open.ipynb", *options]) == 1
+    output, errors = capsys.readouterr()
+    assert output == "Left out: b.bin.\n"
+    assert errors.startswith("cifarlib: not complete yet:\n  - a task is not solved yet\n")
+    assert told in errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["nowhere.ipynb"], "a notebook or a folder, found nothing there"),
+        (["a.ipynb", "b.ipynb"], "b.ipynb: expected one notebook or folder at a time"),
+        (["a.ipynb", "--json"], "--json: expected --verify beside it"),
+        (["a.ipynb", "--timeout", "0"], "--timeout: expected --verify beside it"),
+        (["a.ipynb", "--no-execute"], "--no-execute: expected --verify beside it"),
+        (["--verify", "a.zip", "--quick"], "--quick: expected no --verify beside it"),
+        (["--verify", "a.zip", "--incomplete"], "--incomplete: expected no --verify beside it"),
+        (["--verify", "a.zip", "--memory", "0"], "--memory: expected a number above 0"),
+        (["--verify", "nowhere"], "a zip or a folder, found nothing there"),
+    ],
+    ids=" ".join,
+)
+def test_what_cannot_be_handed_in_or_verified_is_told_in_one_line(arguments, told, error_of):
+    status, line = error_of("submit", *arguments)
+    assert status == 2 and told in line
+
+
+def test_verdicts_are_a_table_or_json_alone_and_the_status_tells_if_all_are_fine(
+    monkeypatch, capsys
+):
+    from cifarlib import verification
+
+    fine = verification.Verdict("a.zip", "Ada", "1", True, "ok", "ran", 3, 0)
+    bad = verification.Verdict("b.zip", executed="broken zip: it is no zip file")
+    asked = []
+
+    def verify(paths, **options):
+        asked.append((paths, options))
+        return [fine, bad][: len(paths)]
+
+    monkeypatch.setattr(verification, "verify", verify)
+    assert cli.main(["submit", "--verify", "a.zip", "--timeout", "9", "--jobs", "2"]) == 0
+    output, errors = capsys.readouterr()
+    assert output.splitlines()[1].split() == ["a.zip", "Ada", "1", "ok", "ran", "0", "of", "3"]
+    assert errors == ""
+    assert asked == [(["a.zip"], {"is_executed": True, "seconds": 9, "num_jobs": 2})]
+    options = ["--json", "--no-execute", "--memory", "2"]
+    assert cli.main(["submit", "--verify", "a.zip", "b.zip", *options]) == 1
+    output, errors = capsys.readouterr()
+    assert [verdict["is_fine"] for verdict in json.loads(output)] == [True, False]
+    assert errors == "cifarlib: 1 of 2 submissions need to be looked into.\n"
+    assert asked[1][1] == {"is_executed": False, "gibibytes": 2}
+
+
+def test_the_help_of_submit_says_what_the_limits_are_not(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["submit", "--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    assert "NO SANDBOX: what was handed in runs with your rights" in told
+    assert f"(default: {verification_default('SECONDS')})" in told
+    assert f"(default: {verification_default('GIBIBYTES')})" in told
+
+
+def verification_default(name: str) -> int:
+    from cifarlib import verification
+
+    return getattr(verification, name)

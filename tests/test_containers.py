@@ -9,6 +9,7 @@ import os
 import random
 import struct
 import tarfile
+import tracemalloc
 import zipfile
 
 import pytest
@@ -344,3 +345,38 @@ def test_errors_are_one_line(tmp_path):
     with pytest.raises(InputError) as caught:
         read(tmp_path / "a\nb.tar")
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_the_caller_may_set_limits_of_its_own(tmp_path, build):
+    path = build.pack(tmp_path / "a.zip", MEMBERS)
+    limits = containers.Limits(3, 700, 1100)
+    assert containers.read_members(path, lambda name: True, limits) == MEMBERS
+    for field in limits._fields:
+        less = limits._replace(**{field: getattr(limits, field) - 1})
+        with pytest.raises(InputError, match="expected at most"):
+            containers.read_members(path, lambda name: True, less)
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_two_members_of_one_name_are_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("a", b"shown to one reader")
+        archive.writestr("a", b"shown to another")
+    with pytest.raises(InputError, match="two members of one name: 'a'"):
+        read(tmp_path / "a.zip")
+
+
+def test_a_member_is_not_unpacked_beyond_its_told_size(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a", bytes(50_000_000))
+    told = struct.pack("<L", 50_000_000)
+    content = (tmp_path / "a.zip").read_bytes()
+    assert content.count(told) == 2
+    (tmp_path / "a.zip").write_bytes(content.replace(told, struct.pack("<L", 50)))
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match="damaged"):
+            read(tmp_path / "a.zip")
+        assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    finally:
+        tracemalloc.stop()

@@ -121,3 +121,36 @@ def test_text_that_cannot_be_written_leaves_the_old_one(path):
     with pytest.raises(UnicodeEncodeError):
         files.write_text(path, "\ud800")
     assert path.read_text() == "old"
+
+
+# Files that replace none
+
+
+def test_a_new_file_is_written_whole(path):
+    files.write_new(path, b"all of it")
+    assert path.read_bytes() == b"all of it"
+    assert [entry.name for entry in path.parent.iterdir()] == ["file.bin"]
+
+
+def test_a_file_that_is_there_is_not_written_over(path):
+    path.write_bytes(b"earlier")
+    with pytest.raises(FileExistsError):
+        files.write_new(path, b"later")
+    assert path.read_bytes() == b"earlier"
+    assert [entry.name for entry in path.parent.iterdir()] == ["file.bin"]
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_disk_without_hard_links_makes_no_difference(path, monkeypatch, is_there):
+    def refuse(self, target):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(type(path), "hardlink_to", refuse)
+    if is_there:
+        path.write_bytes(b"earlier")
+        with pytest.raises(FileExistsError):
+            files.write_new(path, b"later")
+    else:
+        files.write_new(path, b"earlier")
+    assert path.read_bytes() == b"earlier"
+    assert [entry.name for entry in path.parent.iterdir()] == ["file.bin"]

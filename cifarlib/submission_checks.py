@@ -1,0 +1,109 @@
+"""What is missing from notebooks that are to be handed in, in plain words.
+
+Who wrote them, and whether they name folders that exist on one machine only. Not for executing
+them: `submission` does, and adds what failed.
+"""
+
+import ast
+import re
+from collections.abc import Iterator
+
+import nbformat
+
+_FIELDS = {"name": "STUDENT_NAME", "id": "STUDENT_ID"}
+
+# Folders of one machine. In a web address a letter or a slash comes before the slash, in a word
+# that `running.remove_paths` left, such as <cache>, a bracket.
+_MACHINE_PATH = re.compile(
+    r"(?<![\w./:~<>-])"
+    r"(?:/(?:home|Users|root|tmp|mnt|media|content|Volumes|private|work)/"
+    r"|[A-Z]:(?:\\\\|/|\\(?=Users|[Tt]emp|TEMP|[A-Z][a-z])))"
+    r"[^\s\"'`)\]]*"
+)
+
+
+def student(
+    notebooks: dict[str, nbformat.NotebookNode], given: dict[str, str | None]
+) -> tuple[dict[str, str], list[str]]:
+    """Return whose notebooks these are.
+
+    Args:
+        notebooks: by the name of their file.
+        given: ``"name"`` and ``"id"``, for notebooks that assign neither ``STUDENT_NAME`` nor
+            ``STUDENT_ID``.
+
+    Returns:
+        Name and id, empty where they are not known, and what is wrong with them.
+    """
+    found, problems = {}, []
+    for field, variable in _FIELDS.items():
+        assigned = {file: _assigned(notebook, variable) for file, notebook in notebooks.items()}
+        assigned = {file: value for file, value in assigned.items() if value is not None}
+        problems += [
+            f'{file}: {variable} is empty; write yours between the quotes: {variable} = "…"'
+            for file, value in assigned.items()
+            if not value
+        ]
+        option = (given[field] or "").strip()
+        if not assigned and not option:
+            problems.append(f"your {field} is missing; give it with --{field}")
+        values = sorted({value for value in (option, *assigned.values()) if value})
+        if len(values) > 1:
+            problems.append(f"there is more than one {field}: {', '.join(values)}")
+        found[field] = values[0] if values else ""
+    return found, problems
+
+
+def _assigned(notebook: nbformat.NotebookNode, variable: str) -> str | None:
+    """Return what the first cell that assigns a variable gives it, None if there is none.
+
+    Read, not executed: a task that is not solved yet must not hide the name.
+    """
+    for cell in notebook.cells:
+        match = re.search(rf"^{variable}\s*=(.*)$", cell.source, re.MULTILINE)
+        if cell.cell_type == "code" and match:
+            try:
+                value = ast.literal_eval(match[1].strip())
+            except (ValueError, SyntaxError):
+                return ""
+            return str(value).strip() if isinstance(value, str | int) else ""
+    return None
+
+
+def machine_paths(
+    notebooks: dict[str, nbformat.NotebookNode], helpers: dict[str, bytes]
+) -> list[str]:
+    """Return where sources or outputs name a folder that exists on one machine only.
+
+    Args:
+        notebooks: executed, by the name of their file.
+        helpers: contents of the files beside them; only Python is looked at.
+    """
+    return [
+        f"{where}: {match[0]!r} exists on one machine only; name files relative to the notebook"
+        for where, text in _texts(notebooks, helpers)
+        if (match := _MACHINE_PATH.search(text))
+    ]
+
+
+def _texts(notebooks, helpers) -> Iterator[tuple[str, str]]:
+    for file, notebook in notebooks.items():
+        numbers = {"code": 0, "markdown": 0, "raw": 0}
+        for cell in notebook.cells:
+            numbers[cell.cell_type] += 1
+            where = f"{cell.cell_type} cell {numbers[cell.cell_type]}"
+            yield f"{file}, {where}", cell.source
+            yield f"{file}, output of {where}", shown(cell)
+    for file, content in helpers.items():
+        if file.endswith(".py"):
+            yield file, content.decode(errors="replace")
+
+
+def shown(cell: nbformat.NotebookNode) -> str:
+    """Return the text that a cell shows, without what it wrote to standard error."""
+    parts = []
+    for output in cell.get("outputs", ()):
+        if output.get("name") != "stderr":
+            told = {**output, **output.get("data", {})}
+            parts += [str(told[key]) for key in ("text", "text/plain", "evalue") if key in told]
+    return "\n".join(parts)

@@ -1,0 +1,53 @@
+"""Pages that need nothing else, on the screen and on paper."""
+
+import os
+import re
+import stat
+import sys
+
+import nbformat
+import pytest
+
+from cifarlib import report
+
+FAKE = """#!{python}
+import pathlib, sys
+options = dict(word.split("=", 1) for word in sys.argv[1:] if "=" in word)
+assert "--headless" in sys.argv and sys.argv[-1].startswith("file:///")
+pathlib.Path(options["--print-to-pdf"]).write_bytes(b"%PDF of " + sys.argv[-1].encode())
+sys.exit({status})
+"""
+
+
+@pytest.fixture
+def install(tmp_path, monkeypatch):
+    """Return a function that puts a program in place of Chromium, alone on the PATH."""
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    (tmp_path / "bin").mkdir()
+
+    def install(name, status=0):
+        path = tmp_path / "bin" / name
+        path.write_text(FAKE.format(python=sys.executable, status=status))
+        path.chmod(path.stat().st_mode | stat.S_IXUSR)
+        return str(path)
+
+    return install
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the stand-in is a Unix script")
+def test_a_page_is_printed_by_the_browser_on_the_path(install):
+    assert report.browser() is None and report.printed("<p>") is None
+    path = install("google-chrome")
+    assert report.browser() == path
+    assert report.printed("<p>").startswith(b"%PDF of file:///")
+    install("chromium", status=1)
+    assert report.printed("<p>") is None, "a browser that fails prints nothing"
+
+
+def test_a_page_without_a_header_or_facts_is_whole():
+    cell = nbformat.v4.new_code_cell("1 + 1", execution_count=1)
+    cell.outputs = [nbformat.v4.new_output("execute_result", {"text/plain": "2"})]
+    page = report.notebook_page(nbformat.v4.new_notebook(cells=[cell]), "a title")
+    assert "<title>a title</title>" in page and "<pre>2</pre>" in page
+    assert "Quick profile" not in page
+    assert not re.search(r"""(src|href)=["']?(https?:)?//""", page), "needs the network"

@@ -1,0 +1,273 @@
+"""Handing in: executed from clean, checked, and one zip or none."""
+
+import hashlib
+import json
+import os
+import signal
+import time
+import zipfile
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from cifarlib import containers, data, report, running, submission
+from cifarlib.errors import InputError
+
+pytestmark = pytest.mark.filterwarnings("ignore::cifarlib.data.SyntheticDataWarning")
+
+WHO = 'STUDENT_NAME = "Ada Lovelace"\nSTUDENT_ID = "12"'
+
+
+@pytest.fixture(autouse=True)
+def surroundings(monkeypatch, tmp_path):
+    """Offer drawn pictures, a home for IPython, and no browser."""
+    monkeypatch.setenv("CIFARLIB_SOURCE", "synthetic")
+    (tmp_path / "home").mkdir()
+    monkeypatch.setattr(report, "browser", lambda: None)
+
+
+@pytest.fixture
+def executed(monkeypatch):
+    """Pretend that notebooks were executed, which takes seconds each; return which, and where."""
+    calls = []
+
+    def execute(notebook, folder, *, environment, label, facts):
+        calls.append((label, sorted(path.name for path in folder.iterdir()), environment, facts))
+        notebook.metadata["cifarlib"] = {**facts, "seconds": 1.5, "peak_memory_bytes": 2}
+
+    monkeypatch.setattr(running, "execute", execute)
+    return calls
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(path) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def manifest(path: Path) -> dict:
+    return json.loads(contents(path)[submission.MANIFEST])
+
+
+def test_a_folder_becomes_one_zip_with_all_that_is_needed_to_judge_it(tmp_path, write_notebook):
+    write_notebook("week 1/b.ipynb", "import helper\nprint(helper.ANSWER, open('from_a').read())")
+    write_notebook("week 1/a.ipynb", WHO, "open('from_a', 'w').write('first'); print(1)")
+    (tmp_path / "week 1" / "helper.py").write_text("ANSWER = 42\n")
+    (tmp_path / "week 1" / "model.keras").write_bytes(b"large")
+    before = containers.read_members(tmp_path / "week 1", lambda name: True)
+    made = submission.submit("week 1", profile="quick")
+    assert made.path == Path("week-1-12.zip") and made.problems == ()
+    assert str(made) == "week-1-12.zip is complete: Ada Lovelace, 12"
+    assert containers.read_members(tmp_path / "week 1", lambda name: True) == before
+    members = contents(made.path)
+    told = json.loads(members.pop("manifest.json"))
+    assert set(members) == {
+        *("notebooks/a.ipynb", "notebooks/b.ipynb", "notebooks/helper.py"),
+        *("pages/a.html", "pages/b.html"),
+    }
+    shown = nbformat.reads(members["notebooks/b.ipynb"].decode(), 4).cells[0]
+    assert shown.execution_count == 1 and shown.outputs[0].text == "42 first\n"
+    assert b"42 first" in members["pages/b.html"] and b"Quick profile" in members["pages/b.html"]
+    sums = {name: hashlib.sha256(content).hexdigest() for name, content in members.items()}
+    assert told["members"] == sums
+    assert told["student"] == {"name": "Ada Lovelace", "id": "12"}
+    assert (told["complete"], told["profile"], told["data"]["kind"]) == (True, "quick", "synthetic")
+    assert len(told["data"]["fingerprint"]) == 64 and "numpy" in told["versions"]
+    assert [(n["file"], n["status"]) for n in told["notebooks"]] == [
+        ("a.ipynb", "ran"),
+        ("b.ipynb", "ran"),
+    ]
+    assert all(n["seconds"] > 0 for n in told["notebooks"])
+    assert made.remarks[0] == "Left out: model.keras."
+    assert made.remarks[1].startswith("No PDF: there is no Chromium")
+
+
+def test_what_is_missing_is_told_at_once_and_in_plain_words(write_notebook):
+    path = write_notebook(
+        "task.ipynb",
+        'STUDENT_NAME = ""\nSTUDENT_ID = "12"',
+        "print('/home/ada/x')",
+        "raise NotImplementedError('Count the frogs.')",
+        "print('never')",
+    )
+    made = submission.submit(path)
+    assert made.path is None and not list(Path().glob("*.zip"))
+    told = str(made)
+    assert "task.ipynb: STUDENT_NAME is empty" in told
+    assert "a task is not solved yet, code cell 3 of 4" in told and "Count the frogs." in told
+    assert "task.ipynb, code cell 2: '/home/ada/x' exists on one machine only" in told
+    assert "task.ipynb, output of code cell 2: '/home/ada/x'" in told
+    assert told.endswith("hand in what there is with --incomplete.")
+
+
+def test_what_is_not_complete_is_packed_by_choice_and_says_so(write_notebook):
+    path = write_notebook("task.ipynb", WHO, "print('solved')", "raise NotImplementedError")
+    made = submission.submit(path, incomplete=True)
+    assert made.path == Path("task-12.zip") and "says that it is incomplete" in str(made)
+    told = manifest(made.path)
+    assert told["complete"] is False
+    assert told["notebooks"][0]["status"] == "failed in cell 3: NotImplementedError"
+    (problem,) = told["problems"]
+    assert "a task is not solved yet" in problem
+    assert b"solved" in contents(made.path)["pages/task.html"]
+
+
+def test_choosing_incomplete_does_not_make_it_so(write_notebook, executed):
+    made = submission.submit(write_notebook("a.ipynb", WHO), incomplete=True)
+    assert manifest(made.path)["complete"] is True and "is complete" in str(made)
+
+
+def test_outputs_are_not_those_that_were_saved(write_notebook):
+    path = write_notebook("a.ipynb", WHO, "print(1 + 1)")
+    saved = nbformat.read(path, as_version=4)
+    saved.cells[1].outputs = [nbformat.v4.new_output("stream", text="99.9 % right")]
+    nbformat.write(saved, path)
+    made = submission.submit(path)
+    page = contents(made.path)["notebooks/a.ipynb"]
+    assert b"99.9" not in page and b"2\\n" in page
+
+
+def test_paths_of_this_machine_in_outputs_are_replaced_before_they_are_looked_for(write_notebook):
+    made = submission.submit(write_notebook("a.ipynb", WHO, "import os; print(os.getcwd())"))
+    assert made.problems == ()
+    assert b"<temporary>/cifarlib-submit-" in contents(made.path)["notebooks/a.ipynb"]
+
+
+def test_only_what_is_handed_in_is_there_when_it_is_executed(tmp_path, write_notebook, executed):
+    write_notebook("task/a.ipynb", WHO)
+    for name in ("a.csv", "b.bin", ".hidden.py", ".ipynb_checkpoints/a.ipynb", "__pycache__/x.pyc"):
+        (tmp_path / "task" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "task" / name).write_text("x")
+    (tmp_path / "task" / "large.csv").write_bytes(bytes(submission.MAX_HELPER_BYTES + 1))
+    made = submission.submit("task", profile="full")
+    ((label, there, environment, facts),) = executed
+    assert label == "a.ipynb" and there == ["a.csv", "a.ipynb"]
+    assert environment["CIFARLIB_PROFILE"] == facts["profile"] == "full"
+    assert made.remarks[0] == "Left out: b.bin, large.csv."
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows lets few people make links")
+def test_linked_helpers_are_left_out(tmp_path, write_notebook, executed):
+    write_notebook("task/a.ipynb", WHO)
+    (tmp_path / "secret.txt").write_text("x")
+    (tmp_path / "task" / "notes.txt").symlink_to(tmp_path / "secret.txt")
+    made = submission.submit("task")
+    assert "notebooks/notes.txt" not in contents(made.path)
+
+
+def test_a_chapter_gets_name_and_id_from_the_options(write_notebook, executed):
+    path = write_notebook("02_color.ipynb", "print(1)")
+    made = submission.submit(path, name="Grace", student_id="a/b ../7")
+    assert made.path == Path("02_color-a-b-..-7.zip")
+    assert manifest(made.path)["student"] == {"name": "Grace", "id": "a/b ../7"}
+
+
+def test_a_notebook_without_code_is_not_complete(write_notebook, executed):
+    made = submission.submit(write_notebook("a.ipynb", ""), name="Ada", student_id="1")
+    assert made.problems == ("a.ipynb: it has no code",)
+
+
+def test_pictures_beside_a_notebook_are_in_its_page(tmp_path, build, executed, tiny):
+    cell = nbformat.v4.new_markdown_cell("![a frog](frog.png)")
+    code = nbformat.v4.new_code_cell(WHO)
+    (tmp_path / "task").mkdir()
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell, code]), tmp_path / "task" / "a.ipynb")
+    (tmp_path / "task" / "frog.png").write_bytes(build.image_file(tiny[0].images[0]))
+    page = contents(submission.submit("task").path)["pages/a.html"]
+    assert b'src="frog.png"' not in page and b"data:image/png;base64," in page
+
+
+def test_a_pdf_is_added_where_a_browser_prints(write_notebook, executed, monkeypatch):
+    monkeypatch.setattr(report, "browser", lambda: "chromium")
+    monkeypatch.setattr(report, "printed", lambda page: page[:9].encode())
+    path = write_notebook("a.ipynb", WHO)
+    made = submission.submit(path)
+    assert contents(made.path)["pages/a.pdf"] == b"<!DOCTYPE" and made.remarks == ()
+    monkeypatch.setattr(report, "printed", lambda page: None)
+    made = submission.submit(path, output="second.zip")
+    assert made.remarks == ("No PDF of a.ipynb: the browser failed. The HTML page has it all.",)
+
+
+# Where there is nothing to pack, or no place for it
+
+
+@pytest.mark.parametrize(
+    ("path", "found"),
+    [
+        ("nowhere", "nothing there"),
+        ("text.txt", "another file"),
+        ("empty", "none"),
+        ("broken.ipynb", "cannot be read"),
+        ("list.ipynb", "cannot be read"),
+    ],
+)
+def test_what_is_no_notebook_is_refused(path, found):
+    Path("empty").mkdir()
+    Path("text.txt").touch()
+    Path("broken.ipynb").write_text('{"cells": [')
+    Path("list.ipynb").write_text("[]")
+    with pytest.raises(InputError, match=found):
+        submission.submit(path)
+
+
+def test_an_earlier_zip_is_never_written_over(write_notebook, executed):
+    path = write_notebook("a.ipynb", WHO)
+    made = submission.submit(path)
+    before = made.path.read_bytes()
+    with pytest.raises(InputError, match=r"a-12\.zip: expected a name that is free"):
+        submission.submit(path)
+    assert made.path.read_bytes() == before and len(executed) == 1, "refused before the work"
+    assert submission.submit(path, output="b.zip").path == Path("b.zip")
+
+
+def test_of_two_at_once_the_second_finds_the_first(write_notebook, executed, monkeypatch):
+    path = write_notebook("a.ipynb", WHO)
+    written = submission._write
+
+    def write_after_another(target, content):
+        Path("a-12.zip").write_bytes(b"another was faster")
+        written(target, content)
+
+    monkeypatch.setattr(submission, "_write", write_after_another)
+    with pytest.raises(InputError, match="an earlier file"):
+        submission.submit(path)
+    assert Path("a-12.zip").read_bytes() == b"another was faster"
+    assert not list(Path().glob(".*.zip*"))
+
+
+def test_a_place_that_is_none_is_refused_before_the_work(write_notebook, executed):
+    with pytest.raises(InputError, match="a folder to write to"):
+        submission.submit(write_notebook("a.ipynb", WHO), output="nowhere/a.zip")
+    assert not executed
+
+
+@pytest.mark.parametrize(
+    "limits", [(200, 100, 10**6), (200, 10**6, 5000), (2, 10**6, 10**6)], ids=str
+)
+def test_what_a_teacher_could_not_open_is_not_packed(write_notebook, executed, monkeypatch, limits):
+    monkeypatch.setattr(submission, "LIMITS", containers.Limits(*limits))
+    with pytest.raises(InputError, match="Clear large outputs"):
+        submission.submit(write_notebook("a.ipynb", WHO))
+    assert not list(Path().glob("*.zip"))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends Unix signals")
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
+def test_a_run_that_is_stopped_leaves_nothing(tmp_path, write_notebook, run_python, sent):
+    path = write_notebook(
+        "task/a.ipynb", WHO, f"open({str(tmp_path / 'started')!r}, 'w').close()", "while True: pass"
+    )
+    data.fetch()  # the other process would draw sixty thousand pictures
+    process = run_python(
+        "import sys; from cifarlib.cli import main; sys.exit(main(sys.argv[1:]))", "submit", path
+    )
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "started").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(sent)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == (130 if sent == signal.SIGINT else -signal.SIGKILL), errors
+    assert sent == signal.SIGKILL or "interrupted; the same command starts again." in errors
+    assert not [p for p in tmp_path.rglob("*") if ".zip" in p.name]
+    assert [p.name for p in path.parent.iterdir()] == ["a.ipynb"]
