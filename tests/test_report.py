@@ -8,7 +8,7 @@ import sys
 import nbformat
 import pytest
 
-from cifarlib import report
+from cifarlib import colab, report
 
 FAKE = """#!{python}
 import pathlib, sys
@@ -51,3 +51,11 @@ def test_a_page_without_a_header_or_facts_is_whole():
     assert "<title>a title</title>" in page and "<pre>2</pre>" in page
     assert "Quick profile" not in page
     assert not re.search(r"""(src|href)=["']?(https?:)?//""", page), "needs the network"
+
+
+def test_a_badge_is_on_no_page_but_stays_in_the_notebook():
+    heading = nbformat.v4.new_markdown_cell(f"# 1 · Title\n\n{colab.badge('01_a.ipynb')}\n\nWell.")
+    notebook = nbformat.v4.new_notebook(cells=[heading])
+    page = report.notebook_page(notebook, "a title")
+    assert "Well." in page and "colab" not in page
+    assert "colab" in notebook.cells[0].source
