@@ -14,7 +14,7 @@ import re
 import tempfile
 import zipfile
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple
 
 import nbformat
@@ -123,12 +123,12 @@ def submit(
         folder = Path(temporary)
         place(folder, {**helpers, **{file: _written(notebooks[file]) for file in notebooks}})
         told, failures = _execute(notebooks, folder, profile, facts)
-        pages, remarks = _pages(notebooks, folder)
-    problems += failures + submission_checks.machine_paths(notebooks, helpers)
-    if material.left_out:
-        remarks.insert(0, f"Left out: {_shortened(material.left_out)}.")
-    if problems and not incomplete:
-        return Submission(None, student, tuple(problems), tuple(remarks))
+        problems += failures + submission_checks.machine_paths(notebooks, helpers)
+        remarks = [f"Left out: {_shortened(material.left_out)}."] if material.left_out else []
+        if problems and not incomplete:
+            return Submission(None, student, tuple(problems), tuple(remarks))
+        pages, of_pages = _pages(notebooks, folder)
+        remarks += of_pages
     members = {NOTEBOOKS + file: content for file, content in helpers.items()}
     members |= {NOTEBOOKS + file: _written(notebook) for file, notebook in notebooks.items()}
     members |= {PAGES + file: page for file, page in pages.items()}
@@ -177,8 +177,20 @@ def _gather(path: Path) -> _Material:
         raise InputError(path, "a notebook or a folder", found, advice)
     if not notebooks:
         raise InputError(path, "a folder with notebooks", "none", advice)
+    if unfit := next(filter(has_drive, (*notebooks, *helpers)), None):
+        advice = "Windows would take its beginning for a drive; rename it."
+        raise InputError(unfit, "a name that every system takes", "a colon", advice)
     _check_size(path, helpers)
     return _Material(title, notebooks, helpers, left_out)
+
+
+def has_drive(name: str) -> bool:
+    """Tell whether a relative name would lead elsewhere on Windows.
+
+    >>> has_drive("C:notes.py"), has_drive("Week 1: notes.py")
+    (True, False)
+    """
+    return bool(PureWindowsPath(name).drive)
 
 
 def _read(path: Path) -> nbformat.NotebookNode:
@@ -194,6 +206,8 @@ def _target(output: str | Path | None, title: str, student: dict[str, str]) -> P
     words = [title, student["id"] or "unknown"]
     stem = "-".join(re.sub(r"[^\w.]+", "-", word).strip("-.") or "x" for word in words)
     target = Path(output) if output else Path(f"{stem}.zip")
+    if target.suffix.lower() != ".zip":  # --verify would not find it in a folder
+        raise InputError("--output", "a name that ends in .zip", str(output), "Add it.")
     if target.exists():
         raise _taken(target)
     if not target.parent.is_dir():

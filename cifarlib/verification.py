@@ -277,8 +277,8 @@ def _read(path: Path) -> _Handed:
         for name, content in members.items()
         if name.startswith(NOTEBOOKS) and name in listed
     }
-    if any(":" in name for name in contents):  # a drive, on Windows
-        raise _BrokenError("a name with a colon in it")
+    if any(map(submission.has_drive, contents)):
+        raise _BrokenError("a name with a drive in it")
     handed = _Handed(manifest, contents, "; ".join(told) or "ok")
     if not handed.notebooks:
         raise _BrokenError("no notebook in it")

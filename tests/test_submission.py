@@ -188,6 +188,13 @@ def test_a_pdf_is_added_where_a_browser_prints(write_notebook, executed, monkeyp
     assert made.remarks == ("No PDF of a.ipynb: the browser failed. The HTML page has it all.",)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
+def test_a_name_that_leads_elsewhere_on_windows_is_refused(write_notebook, executed):
+    with pytest.raises(InputError, match=r"A:b\.ipynb: expected a name that every system takes"):
+        submission.submit(write_notebook("A:b.ipynb", WHO))
+    assert submission.submit(write_notebook("Week 1: b.ipynb", WHO)).problems == ()
+
+
 # Where there is nothing to pack, or no place for it
 
 
@@ -235,9 +242,13 @@ def test_of_two_at_once_the_second_finds_the_first(write_notebook, executed, mon
     assert not list(Path().glob(".*.zip*"))
 
 
-def test_a_place_that_is_none_is_refused_before_the_work(write_notebook, executed):
-    with pytest.raises(InputError, match="a folder to write to"):
-        submission.submit(write_notebook("a.ipynb", WHO), output="nowhere/a.zip")
+@pytest.mark.parametrize(
+    ("output", "told"),
+    [("nowhere/a.zip", "a folder to write to"), ("a", "--output: expected a name that ends")],
+)
+def test_a_place_that_is_none_is_refused_before_the_work(write_notebook, executed, output, told):
+    with pytest.raises(InputError, match=told):
+        submission.submit(write_notebook("a.ipynb", WHO), output=output)
     assert not executed
 
 
