@@ -13,7 +13,7 @@ import json
 import re
 import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple
 
@@ -228,34 +228,51 @@ def _execute(
     told, problems = [], []
     for file, notebook in notebooks.items():
         num_cells = len(code_cells(notebook))
-        status = "ran"
-        if not num_cells:
-            problems.append(f"{file}: it has no code")
         try:
-            running.execute(
+            errors = running.execute(
                 notebook,
                 (folder / file).parent,
                 environment=running.environment(profile, folder),
                 label=file,
                 facts=facts,
+                keep_going=True,  # or an unsolved task would hide those that are solved
             )
         except running.CellError as error:
-            status = f"failed in cell {error.number}: {error.name}"
-            is_unsolved = error.name == "NotImplementedError"
-            what = "a task is not solved yet" if is_unsolved else "it does not run to its end"
-            problems.append(running.without_paths(f"{file}: {what}, {error}"))
+            errors = [error]
+        problems += [running.without_paths(f"{file}: {what}") for what in _failures(errors)]
+        if not num_cells:
+            problems.append(f"{file}: it has no code")
         running.remove_paths(notebook)
         measured = notebook.metadata.get("cifarlib", {})
         told.append(
             {
                 "file": file,
-                "status": status,
+                "status": told_error(errors[0]) if errors else "ran",
                 "num_code_cells": num_cells,
                 "seconds": measured.get("seconds"),
                 "peak_memory_bytes": measured.get("peak_memory_bytes"),
             }
         )
     return told, problems
+
+
+def _failures(errors: Sequence[running.CellError]) -> Iterator[str]:
+    """Tell every unsolved task in a line, and the first other error in full."""
+    others = []
+    for error in errors:
+        if error.name == "NotImplementedError":
+            yield f"a task is not solved yet in code cell {error.number}: {error.message or '…'}"
+        else:
+            others.append(error)
+    if others:
+        yield f"it does not run to its end, {others[0]}"
+    if numbers := [str(error.number) for error in others[1:]]:
+        yield f"further errors in code cells {_shortened(numbers)}, perhaps because of the first"
+
+
+def told_error(error: running.CellError) -> str:
+    """Return where a notebook failed, in a few words."""
+    return f"failed in cell {error.number}: {error.name}"
 
 
 def _pages(

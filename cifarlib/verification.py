@@ -315,7 +315,7 @@ def _execute(path: Path) -> dict[str, str | int]:
             notebook, path.parent, environment=dict(os.environ), label=path.name, facts={}
         )
     except running.CellError as error:
-        return {"status": f"failed in cell {error.number}: {error.name}"}
+        return {"status": submission.told_error(error)}
     except Exception as error:  # whatever somebody has made of a notebook
         return {"status": f"cannot be executed: {type(error).__name__}"}
     running.remove_paths(notebook)

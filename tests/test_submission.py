@@ -32,9 +32,10 @@ def executed(monkeypatch):
     """Pretend that notebooks were executed, which takes seconds each; return which, and where."""
     calls = []
 
-    def execute(notebook, folder, *, environment, label, facts):
+    def execute(notebook, folder, *, environment, label, facts, keep_going):
         calls.append((label, sorted(path.name for path in folder.iterdir()), environment, facts))
         notebook.metadata["cifarlib"] = {**facts, "seconds": 1.5, "peak_memory_bytes": 2}
+        return []
 
     monkeypatch.setattr(running, "execute", execute)
     return calls
@@ -88,20 +89,28 @@ def test_what_is_missing_is_told_at_once_and_in_plain_words(write_notebook):
         'STUDENT_NAME = ""\nSTUDENT_ID = "12"',
         "print('/home/ada/x')",
         "raise NotImplementedError('Count the frogs.')",
-        "print('never')",
+        "frogs = 1 / 0",
+        "print(frogs)",
+        "raise NotImplementedError",
     )
     made = submission.submit(path)
     assert made.path is None and not list(Path().glob("*.zip"))
     told = str(made)
     assert "task.ipynb: STUDENT_NAME is empty" in told
-    assert "a task is not solved yet, code cell 3 of 4" in told and "Count the frogs." in told
+    assert "task.ipynb: a task is not solved yet in code cell 3: Count the frogs.\n" in told
+    assert "task.ipynb: a task is not solved yet in code cell 6: …\n" in told
+    assert "does not run to its end, code cell 4 of 6:\n        frogs = 1 / 0\n" in told
+    assert "ZeroDivisionError: division by zero" in told
+    assert "further errors in code cells 5, perhaps because of the first" in told
     assert "task.ipynb, code cell 2: '/home/ada/x' exists on one machine only" in told
     assert "task.ipynb, output of code cell 2: '/home/ada/x'" in told
     assert told.endswith("hand in what there is with --incomplete.")
 
 
 def test_what_is_not_complete_is_packed_by_choice_and_says_so(write_notebook):
-    path = write_notebook("task.ipynb", WHO, "print('solved')", "raise NotImplementedError")
+    path = write_notebook(
+        "task.ipynb", WHO, "print('first')", "raise NotImplementedError", "print('last')"
+    )
     made = submission.submit(path, incomplete=True)
     assert made.path == Path("task-12.zip") and "says that it is incomplete" in str(made)
     told = manifest(made.path)
@@ -109,7 +118,19 @@ def test_what_is_not_complete_is_packed_by_choice_and_says_so(write_notebook):
     assert told["notebooks"][0]["status"] == "failed in cell 3: NotImplementedError"
     (problem,) = told["problems"]
     assert "a task is not solved yet" in problem
-    assert b"solved" in contents(made.path)["pages/task.html"]
+    page = contents(made.path)["pages/task.html"]
+    assert b"<pre>first" in page and b"<pre>last" in page, "what is solved is shown"
+
+
+def test_a_kernel_that_dies_is_told_and_nothing_that_was_saved_is_shown(write_notebook):
+    path = write_notebook("a.ipynb", WHO, "import os; os._exit(9)", "x = 1")
+    saved = nbformat.read(path, as_version=4)
+    saved.cells[2].update(execution_count=3, outputs=[nbformat.v4.new_output("stream", text="99")])
+    nbformat.write(saved, path)
+    made = submission.submit(path, incomplete=True)
+    assert "does not run to its end, code cell 2 of 3:" in str(made)
+    assert "kernel died" in str(made)
+    assert b"99" not in contents(made.path)["notebooks/a.ipynb"]
 
 
 def test_choosing_incomplete_does_not_make_it_so(write_notebook, executed):

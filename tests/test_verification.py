@@ -35,6 +35,7 @@ def hand_in(write_notebook, monkeypatch):
             if cell.source.startswith("print("):
                 text = f"{eval(cell.source.removeprefix('print'))}\n"
                 cell.outputs = [nbformat.v4.new_output("stream", text=text)]
+        return []
 
     def hand_in(name: str, *sources: str, profile: str = "quick") -> Path:
         who = f'STUDENT_NAME = "Student {name}"\nSTUDENT_ID = "{name}"'
