@@ -10,6 +10,7 @@ import datetime
 import hashlib
 import io
 import json
+import os
 import re
 import tempfile
 import zipfile
@@ -210,9 +211,11 @@ def _target(output: str | Path | None, title: str, student: dict[str, str]) -> P
         raise InputError("--output", "a name that ends in .zip", str(output), "Add it.")
     if target.exists():
         raise _taken(target)
-    if not target.parent.is_dir():
-        advice = "Make it, or choose another with --output."
-        raise InputError(target.parent, "a folder to write to", "nothing there", advice)
+    is_folder = target.parent.is_dir()
+    if not is_folder or not os.access(target.parent, os.W_OK):
+        found = "no permission" if is_folder else "nothing there"
+        advice = "Choose another with --output."
+        raise InputError(target.parent, "a folder to write to", found, advice)
     return target
 
 

@@ -159,7 +159,10 @@ def table(verdicts: Sequence[Verdict]) -> str:
         )
         remarks = list(verdict.remarks)
         if verdict.outside:
-            remarks.insert(0, f"wrote outside its folder: {', '.join(verdict.outside)}")
+            told = f"wrote, or tried to, outside its folder: {', '.join(verdict.outside)}"
+            remarks.insert(0, told)
+        if verdict.is_complete and not (verdict.name and verdict.id):
+            remarks.insert(0, "without name or id")
         if verdict.is_complete is False:
             remarks.insert(0, "handed in as incomplete")
         rows.append(
