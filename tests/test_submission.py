@@ -286,7 +286,11 @@ def test_what_a_teacher_could_not_open_is_not_packed(write_notebook, executed, m
 
 @pytest.mark.skipif(os.name == "nt", reason="sends Unix signals")
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
-def test_a_run_that_is_stopped_leaves_nothing(tmp_path, write_notebook, run_python, sent):
+def test_a_run_that_is_stopped_leaves_nothing(
+    tmp_path, write_notebook, run_python, monkeypatch, sent
+):
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))  # who is killed cannot clear up
     path = write_notebook(
         "task/a.ipynb", WHO, f"open({str(tmp_path / 'started')!r}, 'w').close()", "while True: pass"
     )
