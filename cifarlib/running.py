@@ -40,37 +40,63 @@ class ChapterError(CifarlibError):
 class CellError(CifarlibError):
     """A cell of a notebook raised an error, or the kernel died in it.
 
-    Attributes:
-        number: of the code cell, counted from 1.
+    Args:
+        notebook: the notebook.
+        index: of the cell among those that hold code.
         name: of the error's class, such as ``"NameError"``; ``"DeadKernelError"`` if the kernel
             died.
+        message: of the error.
+        traceback: the last lines are told.
+
+    Attributes:
+        number: of the code cell, counted from 1.
+        name: of the error's class.
+        message: of the error.
     """
 
-    def __init__(self, notebook: nbformat.NotebookNode, error: Exception, last_words: str):
-        code_cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
-        started = [cell for cell in code_cells if cell.get("execution_count") or cell.outputs]
-        failed = next(
-            (c for c in code_cells if any(o.output_type == "error" for o in c.outputs)),
-            code_cells[min(len(started), len(code_cells) - 1)],
-        )
-        if isinstance(error, DeadKernelError):
-            lines = ["The kernel died, most often for want of memory. Close other programs, or try"]
-            lines += ["the quick profile (--quick)."]
-            lines += last_words.splitlines()[-LAST_LINES:]
-        else:
-            lines = re.sub(r"\x1b\[[0-9;]*m", "", error.traceback).splitlines()[-LAST_LINES:]
-        self.number = code_cells.index(failed) + 1
-        self.name = getattr(error, "ename", "DeadKernelError")
-        super().__init__(
-            "\n".join(
-                [
-                    f"code cell {self.number} of {len(code_cells)}:",
-                    *(f"    {line}" for line in failed.source.splitlines()),
-                    "with:",
-                    *(f"    {line}" for line in lines if line.strip()),
-                ]
-            )
-        )
+    def __init__(
+        self, notebook: nbformat.NotebookNode, index: int, name: str, message: str, traceback: str
+    ):
+        cells = _code_cells(notebook)
+        self.number, self.name, self.message = index + 1, name, message
+        lines = re.sub(r"\x1b\[[0-9;]*m", "", traceback).splitlines()[-LAST_LINES:]
+        told = [
+            f"code cell {self.number} of {len(cells)}:",
+            *(f"    {line}" for line in cells[index].source.splitlines()),
+            "with:",
+            *(f"    {line}" for line in lines if line.strip()),
+        ]
+        super().__init__("\n".join(told))
+
+
+def _code_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def _raised(notebook: nbformat.NotebookNode) -> list[CellError]:
+    """Return the errors that an executed notebook shows, but for those that a tag allows."""
+    return [
+        CellError(notebook, index, shown.ename, shown.evalue, "\n".join(shown.traceback))
+        for index, cell in enumerate(_code_cells(notebook))
+        for shown in cell.outputs
+        if shown.output_type == "error" and "raises-exception" not in cell.metadata.get("tags", ())
+    ]
+
+
+def _num_started(notebook: nbformat.NotebookNode) -> int:
+    cells = _code_cells(notebook)
+    return sum(bool(cell.get("execution_count") or cell.outputs) for cell in cells)
+
+
+def _death(notebook: nbformat.NotebookNode, last_words: str) -> CellError:
+    """Return the error of the cell in which the kernel died: the first without a sign of life."""
+    advice = (
+        "The kernel died, most often for want of memory. Close other programs, or try\n"
+        "the quick profile (--quick).\n"
+    )
+    last_words = "\n".join(last_words.splitlines()[2 - LAST_LINES :])
+    index = min(_num_started(notebook), len(_code_cells(notebook)) - 1)
+    return CellError(notebook, index, "DeadKernelError", "The kernel died", advice + last_words)
 
 
 def run(
@@ -212,8 +238,9 @@ def execute(
     environment: dict[str, str],
     label: str,
     facts: dict[str, str],
-) -> None:
-    """Execute a notebook in place, in a fresh kernel, up to the first cell that fails.
+    keep_going: bool = False,
+) -> list[CellError]:
+    """Execute a notebook in place, in a fresh kernel.
 
     Args:
         notebook: gets its outputs and, when all cells have run, ``metadata["cifarlib"]`` with
@@ -222,12 +249,18 @@ def execute(
         environment: of the kernel.
         label: what the progress bar and the closing line call it.
         facts: profile, kind of data and hardware, as the report tells them.
+        keep_going: execute what follows a cell that raised an error, too.
+
+    Returns:
+        The errors it went on after, none otherwise.
 
     Raises:
         CellError: if a cell raised an error or the kernel died; outputs up to there are kept.
     """
     notebook.metadata.pop("cifarlib", None)  # what is said of an earlier run
-    num_cells = sum(cell.cell_type == "code" for cell in notebook.cells)
+    for cell in _code_cells(notebook):
+        cell.update(outputs=[], execution_count=None)  # those of a cell that is never reached
+    num_cells = len(_code_cells(notebook))
     began = time.monotonic()
     peak = 0
     interrupted = False
@@ -257,6 +290,7 @@ def execute(
         client = nbclient.NotebookClient(
             notebook,
             timeout=None,
+            allow_errors=keep_going,
             kernel_name="python3",
             resources={"metadata": {"path": str(folder)}},
             on_cell_start=listen_for_interrupt,
@@ -274,9 +308,15 @@ def execute(
                 raise KeyboardInterrupt from error
             if not isinstance(error, CellExecutionError | DeadKernelError):
                 raise
-            native_log.seek(0)
-            last_words = _NATIVE_LOG.sub("", native_log.read().decode(errors="replace"))
-            raise CellError(notebook, error, last_words) from error
+            if isinstance(error, DeadKernelError):
+                native_log.seek(0)
+                last_words = _NATIVE_LOG.sub("", native_log.read().decode(errors="replace"))
+                raise _death(notebook, last_words) from error
+            if raised := _raised(notebook):
+                raise raised[-1] from error
+            # A cell may hide what it shows, but not from the kernel's answer.
+            told = error.ename, error.evalue, error.traceback
+            raise CellError(notebook, max(_num_started(notebook) - 1, 0), *told) from error
     _drop_native_logs(notebook)
     seconds = time.monotonic() - began + _remembered(notebook)
     notebook.metadata["cifarlib"] = {
@@ -286,6 +326,7 @@ def execute(
     }
     memory = f", {peak / 2**30:.1f} GiB" if peak else ""
     _say(f"{label}: {num_cells} cells in {seconds:.0f} s{memory}")
+    return _raised(notebook)
 
 
 # How TensorFlow's C++ code writes: level, time, thread, file and line.

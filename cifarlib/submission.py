@@ -10,11 +10,12 @@ import datetime
 import hashlib
 import io
 import json
+import os
 import re
 import tempfile
 import zipfile
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple
 
 import nbformat
@@ -123,12 +124,12 @@ def submit(
         folder = Path(temporary)
         place(folder, {**helpers, **{file: _written(notebooks[file]) for file in notebooks}})
         told, failures = _execute(notebooks, folder, profile, facts)
-        pages, remarks = _pages(notebooks, folder)
-    problems += failures + submission_checks.machine_paths(notebooks, helpers)
-    if material.left_out:
-        remarks.insert(0, f"Left out: {_shortened(material.left_out)}.")
-    if problems and not incomplete:
-        return Submission(None, student, tuple(problems), tuple(remarks))
+        problems += failures + submission_checks.machine_paths(notebooks, helpers)
+        remarks = [f"Left out: {_shortened(material.left_out)}."] if material.left_out else []
+        if problems and not incomplete:
+            return Submission(None, student, tuple(problems), tuple(remarks))
+        pages, of_pages = _pages(notebooks, folder)
+        remarks += of_pages
     members = {NOTEBOOKS + file: content for file, content in helpers.items()}
     members |= {NOTEBOOKS + file: _written(notebook) for file, notebook in notebooks.items()}
     members |= {PAGES + file: page for file, page in pages.items()}
@@ -177,8 +178,20 @@ def _gather(path: Path) -> _Material:
         raise InputError(path, "a notebook or a folder", found, advice)
     if not notebooks:
         raise InputError(path, "a folder with notebooks", "none", advice)
+    if unfit := next(filter(has_drive, (*notebooks, *helpers)), None):
+        advice = "Windows would take its beginning for a drive; rename it."
+        raise InputError(unfit, "a name that every system takes", "a colon", advice)
     _check_size(path, helpers)
     return _Material(title, notebooks, helpers, left_out)
+
+
+def has_drive(name: str) -> bool:
+    """Tell whether a relative name would lead elsewhere on Windows.
+
+    >>> has_drive("C:notes.py"), has_drive("Week 1: notes.py")
+    (True, False)
+    """
+    return bool(PureWindowsPath(name).drive)
 
 
 def _read(path: Path) -> nbformat.NotebookNode:
@@ -194,11 +207,15 @@ def _target(output: str | Path | None, title: str, student: dict[str, str]) -> P
     words = [title, student["id"] or "unknown"]
     stem = "-".join(re.sub(r"[^\w.]+", "-", word).strip("-.") or "x" for word in words)
     target = Path(output) if output else Path(f"{stem}.zip")
+    if target.suffix.lower() != ".zip":  # --verify would not find it in a folder
+        raise InputError("--output", "a name that ends in .zip", str(output), "Add it.")
     if target.exists():
         raise _taken(target)
-    if not target.parent.is_dir():
-        advice = "Make it, or choose another with --output."
-        raise InputError(target.parent, "a folder to write to", "nothing there", advice)
+    is_folder = target.parent.is_dir()
+    if not is_folder or not os.access(target.parent, os.W_OK):
+        found = "no permission" if is_folder else "nothing there"
+        advice = "Choose another with --output."
+        raise InputError(target.parent, "a folder to write to", found, advice)
     return target
 
 
@@ -214,34 +231,51 @@ def _execute(
     told, problems = [], []
     for file, notebook in notebooks.items():
         num_cells = len(code_cells(notebook))
-        status = "ran"
-        if not num_cells:
-            problems.append(f"{file}: it has no code")
         try:
-            running.execute(
+            errors = running.execute(
                 notebook,
                 (folder / file).parent,
                 environment=running.environment(profile, folder),
                 label=file,
                 facts=facts,
+                keep_going=True,  # or an unsolved task would hide those that are solved
             )
         except running.CellError as error:
-            status = f"failed in cell {error.number}: {error.name}"
-            is_unsolved = error.name == "NotImplementedError"
-            what = "a task is not solved yet" if is_unsolved else "it does not run to its end"
-            problems.append(running.without_paths(f"{file}: {what}, {error}"))
+            errors = [error]
+        problems += [running.without_paths(f"{file}: {what}") for what in _failures(errors)]
+        if not num_cells:
+            problems.append(f"{file}: it has no code")
         running.remove_paths(notebook)
         measured = notebook.metadata.get("cifarlib", {})
         told.append(
             {
                 "file": file,
-                "status": status,
+                "status": told_error(errors[0]) if errors else "ran",
                 "num_code_cells": num_cells,
                 "seconds": measured.get("seconds"),
                 "peak_memory_bytes": measured.get("peak_memory_bytes"),
             }
         )
     return told, problems
+
+
+def _failures(errors: Sequence[running.CellError]) -> Iterator[str]:
+    """Tell every unsolved task in a line, and the first other error in full."""
+    others = []
+    for error in errors:
+        if error.name == "NotImplementedError":
+            yield f"a task is not solved yet in code cell {error.number}: {error.message or '…'}"
+        else:
+            others.append(error)
+    if others:
+        yield f"it does not run to its end, {others[0]}"
+    if numbers := [str(error.number) for error in others[1:]]:
+        yield f"further errors in code cells {_shortened(numbers)}, perhaps because of the first"
+
+
+def told_error(error: running.CellError) -> str:
+    """Return where a notebook failed, in a few words."""
+    return f"failed in cell {error.number}: {error.name}"
 
 
 def _pages(

@@ -18,8 +18,10 @@ _MACHINE_PATH = re.compile(
     r"(?<![\w./:~<>-])"
     r"(?:/(?:home|Users|root|tmp|mnt|media|content|Volumes|private|work)/"
     r"|[A-Z]:(?:\\\\|/|\\(?=Users|[Tt]emp|TEMP|[A-Z][a-z])))"
-    r"[^\s\"'`)\]]*"
+    r"[^\s\"'`)\],;:<>]*"
 )
+
+_TEXTS = ("text", "evalue")  # printed; message of an error
 
 
 def student(
@@ -93,7 +95,10 @@ def _texts(notebooks, helpers) -> Iterator[tuple[str, str]]:
             numbers[cell.cell_type] += 1
             where = f"{cell.cell_type} cell {numbers[cell.cell_type]}"
             yield f"{file}, {where}", cell.source
-            yield f"{file}, output of {where}", shown(cell)
+            for output in cell.get("outputs", ()):
+                told = {**output, **output.get("data", {})}
+                texts = [told[key] for key in told if key in _TEXTS or key.startswith("text/")]
+                yield f"{file}, output of {where}", "\n".join(map(str, texts))
     for file, content in helpers.items():
         if file.endswith(".py"):
             yield file, content.decode(errors="replace")
@@ -105,5 +110,5 @@ def shown(cell: nbformat.NotebookNode) -> str:
     for output in cell.get("outputs", ()):
         if output.get("name") != "stderr":
             told = {**output, **output.get("data", {})}
-            parts += [str(told[key]) for key in ("text", "text/plain", "evalue") if key in told]
+            parts += [str(told[key]) for key in (*_TEXTS, "text/plain") if key in told]
     return "\n".join(parts)

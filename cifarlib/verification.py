@@ -159,7 +159,10 @@ def table(verdicts: Sequence[Verdict]) -> str:
         )
         remarks = list(verdict.remarks)
         if verdict.outside:
-            remarks.insert(0, f"wrote outside its folder: {', '.join(verdict.outside)}")
+            told = f"wrote, or tried to, outside its folder: {', '.join(verdict.outside)}"
+            remarks.insert(0, told)
+        if verdict.is_complete and not (verdict.name and verdict.id):
+            remarks.insert(0, "without name or id")
         if verdict.is_complete is False:
             remarks.insert(0, "handed in as incomplete")
         rows.append(
@@ -277,8 +280,8 @@ def _read(path: Path) -> _Handed:
         for name, content in members.items()
         if name.startswith(NOTEBOOKS) and name in listed
     }
-    if any(":" in name for name in contents):  # a drive, on Windows
-        raise _BrokenError("a name with a colon in it")
+    if any(map(submission.has_drive, contents)):
+        raise _BrokenError("a name with a drive in it")
     handed = _Handed(manifest, contents, "; ".join(told) or "ok")
     if not handed.notebooks:
         raise _BrokenError("no notebook in it")
@@ -315,7 +318,7 @@ def _execute(path: Path) -> dict[str, str | int]:
             notebook, path.parent, environment=dict(os.environ), label=path.name, facts={}
         )
     except running.CellError as error:
-        return {"status": f"failed in cell {error.number}: {error.name}"}
+        return {"status": submission.told_error(error)}
     except Exception as error:  # whatever somebody has made of a notebook
         return {"status": f"cannot be executed: {type(error).__name__}"}
     running.remove_paths(notebook)

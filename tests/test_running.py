@@ -360,3 +360,14 @@ def test_a_half_written_copy_of_another_chapter_does_not_stop_the_report(checkou
     copy = root / "build" / "02_b.ipynb"
     copy.write_bytes(copy.read_bytes()[:200])
     assert "02_b.html" not in running.run(["01"]).read_text()
+
+
+def test_an_error_that_a_tag_allows_is_none_and_does_not_hide_the_one_that_is(checkout):
+    root = checkout(_01_a=["1 / 0", "unknown"])
+    path = root / "notebooks" / "01_a.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[1].metadata["tags"] = ["raises-exception"]
+    nbformat.write(notebook, path)
+    with pytest.raises(running.ChapterError, match="failed in code cell 2 of 2") as caught:
+        running.run()
+    assert "NameError" in str(caught.value) and "ZeroDivisionError" not in str(caught.value)

@@ -32,9 +32,10 @@ def executed(monkeypatch):
     """Pretend that notebooks were executed, which takes seconds each; return which, and where."""
     calls = []
 
-    def execute(notebook, folder, *, environment, label, facts):
+    def execute(notebook, folder, *, environment, label, facts, keep_going):
         calls.append((label, sorted(path.name for path in folder.iterdir()), environment, facts))
         notebook.metadata["cifarlib"] = {**facts, "seconds": 1.5, "peak_memory_bytes": 2}
+        return []
 
     monkeypatch.setattr(running, "execute", execute)
     return calls
@@ -88,20 +89,28 @@ def test_what_is_missing_is_told_at_once_and_in_plain_words(write_notebook):
         'STUDENT_NAME = ""\nSTUDENT_ID = "12"',
         "print('/home/ada/x')",
         "raise NotImplementedError('Count the frogs.')",
-        "print('never')",
+        "frogs = 1 / 0",
+        "print(frogs)",
+        "raise NotImplementedError",
     )
     made = submission.submit(path)
     assert made.path is None and not list(Path().glob("*.zip"))
     told = str(made)
     assert "task.ipynb: STUDENT_NAME is empty" in told
-    assert "a task is not solved yet, code cell 3 of 4" in told and "Count the frogs." in told
+    assert "task.ipynb: a task is not solved yet in code cell 3: Count the frogs.\n" in told
+    assert "task.ipynb: a task is not solved yet in code cell 6: …\n" in told
+    assert "does not run to its end, code cell 4 of 6:\n        frogs = 1 / 0\n" in told
+    assert "ZeroDivisionError: division by zero" in told
+    assert "further errors in code cells 5, perhaps because of the first" in told
     assert "task.ipynb, code cell 2: '/home/ada/x' exists on one machine only" in told
     assert "task.ipynb, output of code cell 2: '/home/ada/x'" in told
     assert told.endswith("hand in what there is with --incomplete.")
 
 
 def test_what_is_not_complete_is_packed_by_choice_and_says_so(write_notebook):
-    path = write_notebook("task.ipynb", WHO, "print('solved')", "raise NotImplementedError")
+    path = write_notebook(
+        "task.ipynb", WHO, "print('first')", "raise NotImplementedError", "print('last')"
+    )
     made = submission.submit(path, incomplete=True)
     assert made.path == Path("task-12.zip") and "says that it is incomplete" in str(made)
     told = manifest(made.path)
@@ -109,7 +118,20 @@ def test_what_is_not_complete_is_packed_by_choice_and_says_so(write_notebook):
     assert told["notebooks"][0]["status"] == "failed in cell 3: NotImplementedError"
     (problem,) = told["problems"]
     assert "a task is not solved yet" in problem
-    assert b"solved" in contents(made.path)["pages/task.html"]
+    page = contents(made.path)["pages/task.html"]
+    assert b"<pre>first" in page and b"<pre>last" in page, "what is solved is shown"
+
+
+def test_a_kernel_that_dies_is_told_and_nothing_that_was_saved_is_shown(write_notebook):
+    path = write_notebook("a.ipynb", WHO, "import os; os._exit(9)", "x = 1")
+    saved = nbformat.read(path, as_version=4)
+    output = nbformat.v4.new_output("stream", text="an old result")
+    saved.cells[2].update(execution_count=3, outputs=[output])
+    nbformat.write(saved, path)
+    made = submission.submit(path, incomplete=True)
+    assert "does not run to its end, code cell 2 of 3:" in str(made)
+    assert "kernel died" in str(made)
+    assert b"an old result" not in contents(made.path)["notebooks/a.ipynb"]
 
 
 def test_choosing_incomplete_does_not_make_it_so(write_notebook, executed):
@@ -188,6 +210,13 @@ def test_a_pdf_is_added_where_a_browser_prints(write_notebook, executed, monkeyp
     assert made.remarks == ("No PDF of a.ipynb: the browser failed. The HTML page has it all.",)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
+def test_a_name_that_leads_elsewhere_on_windows_is_refused(write_notebook, executed):
+    with pytest.raises(InputError, match=r"A:b\.ipynb: expected a name that every system takes"):
+        submission.submit(write_notebook("A:b.ipynb", WHO))
+    assert submission.submit(write_notebook("Week 1: b.ipynb", WHO)).problems == ()
+
+
 # Where there is nothing to pack, or no place for it
 
 
@@ -235,9 +264,13 @@ def test_of_two_at_once_the_second_finds_the_first(write_notebook, executed, mon
     assert not list(Path().glob(".*.zip*"))
 
 
-def test_a_place_that_is_none_is_refused_before_the_work(write_notebook, executed):
-    with pytest.raises(InputError, match="a folder to write to"):
-        submission.submit(write_notebook("a.ipynb", WHO), output="nowhere/a.zip")
+@pytest.mark.parametrize(
+    ("output", "told"),
+    [("nowhere/a.zip", "a folder to write to"), ("a", "--output: expected a name that ends")],
+)
+def test_a_place_that_is_none_is_refused_before_the_work(write_notebook, executed, output, told):
+    with pytest.raises(InputError, match=told):
+        submission.submit(write_notebook("a.ipynb", WHO), output=output)
     assert not executed
 
 
@@ -253,7 +286,11 @@ def test_what_a_teacher_could_not_open_is_not_packed(write_notebook, executed, m
 
 @pytest.mark.skipif(os.name == "nt", reason="sends Unix signals")
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
-def test_a_run_that_is_stopped_leaves_nothing(tmp_path, write_notebook, run_python, sent):
+def test_a_run_that_is_stopped_leaves_nothing(
+    tmp_path, write_notebook, run_python, monkeypatch, sent
+):
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))  # who is killed cannot clear up
     path = write_notebook(
         "task/a.ipynb", WHO, f"open({str(tmp_path / 'started')!r}, 'w').close()", "while True: pass"
     )

@@ -115,6 +115,29 @@ def test_text_cells_are_looked_at_too():
     assert problem.startswith("a.ipynb, markdown cell 1: '/home/ada/x' exists on one machine only")
 
 
+@pytest.mark.parametrize(
+    "output",
+    [
+        nbformat.v4.new_output("stream", name="stderr", text="In /home/ada/x: a warning"),
+        nbformat.v4.new_output("display_data", {"text/html": "<img src='/home/ada/x'>"}),
+        nbformat.v4.new_output("error", evalue="No such file: /home/ada/x", traceback=[]),
+    ],
+    ids=lambda output: output.output_type,
+)
+def test_outputs_of_all_kinds_are_looked_at(output):
+    written = notebook("x")
+    written.cells[0].outputs = [output]
+    (problem,) = submission_checks.machine_paths({"a.ipynb": written}, {})
+    assert problem.startswith("a.ipynb, output of code cell 1: '/home/ada/x'")
+
+
+def test_a_picture_is_no_text():
+    written = notebook("x")
+    picture = {"image/png": "abc/home/ada", "text/plain": "<Figure>"}
+    written.cells[0].outputs = [nbformat.v4.new_output("display_data", picture)]
+    assert submission_checks.machine_paths({"a.ipynb": written}, {}) == []
+
+
 def test_what_a_cell_shows_leaves_warnings_and_pictures_out():
     cell = nbformat.v4.new_code_cell("x")
     cell.outputs = [
