@@ -33,6 +33,11 @@ def bar(total: int | None, description: str, unit: str = "it", initial: int = 0)
     )
 
 
+def say(line: str) -> None:
+    """Write a line to standard error, above the bars that are shown there."""
+    tqdm.write(line, file=sys.stderr)
+
+
 _remembered: dict[str, float] = {}
 REMEMBERED_TYPE = "application/vnd.cifarlib.remembered+json"
 

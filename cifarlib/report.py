@@ -158,7 +158,7 @@ def notebook_page(
     """Return an executed notebook as a page that needs no other file and no network.
 
     Args:
-        notebook: as `running.execute` leaves it.
+        notebook: as `execution.execute` leaves it.
         title: plain text, shown by the browser.
         header: HTML that comes before the notebook.
         folder: where the pictures are that its text shows.

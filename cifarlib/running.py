@@ -4,99 +4,37 @@ Shows progress, continues an interrupted run, writes executed copies and their r
 records outputs into ``notebooks/``. Not for testing: ``make test`` runs them under nbval.
 """
 
-import asyncio
 import base64
 import hashlib
 import io
 import json
 import os
-import re
-import signal
-import sys
-import tempfile
-import time
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
 import filelock
-import nbclient
 import nbformat
 import numpy as np
-from nbclient.exceptions import CellExecutionError, DeadKernelError
 from PIL import Image
 
-from cifarlib import chapters, data, devices, files, progress, report, results, settings
+from cifarlib import (
+    chapters,
+    data,
+    devices,
+    execution,
+    files,
+    progress,
+    report,
+    results,
+    settings,
+)
 from cifarlib.chapters import Chapter
 from cifarlib.errors import CifarlibError, InputError
-
-LAST_LINES = 15
 
 
 class ChapterError(CifarlibError):
     """A cell of a chapter raised an error, or its kernel died."""
-
-
-class CellError(CifarlibError):
-    """A cell of a notebook raised an error, or the kernel died in it.
-
-    Args:
-        notebook: the notebook.
-        index: of the cell among those that hold code.
-        name: of the error's class, such as ``"NameError"``; ``"DeadKernelError"`` if the kernel
-            died.
-        message: of the error.
-        traceback: the last lines are told.
-
-    Attributes:
-        number: of the code cell, counted from 1.
-        name: of the error's class.
-        message: of the error.
-    """
-
-    def __init__(
-        self, notebook: nbformat.NotebookNode, index: int, name: str, message: str, traceback: str
-    ):
-        cells = _code_cells(notebook)
-        self.number, self.name, self.message = index + 1, name, message
-        lines = re.sub(r"\x1b\[[0-9;]*m", "", traceback).splitlines()[-LAST_LINES:]
-        told = [
-            f"code cell {self.number} of {len(cells)}:",
-            *(f"    {line}" for line in cells[index].source.splitlines()),
-            "with:",
-            *(f"    {line}" for line in lines if line.strip()),
-        ]
-        super().__init__("\n".join(told))
-
-
-def _code_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
-    return [cell for cell in notebook.cells if cell.cell_type == "code"]
-
-
-def _raised(notebook: nbformat.NotebookNode) -> list[CellError]:
-    """Return the errors that an executed notebook shows, but for those that a tag allows."""
-    return [
-        CellError(notebook, index, shown.ename, shown.evalue, "\n".join(shown.traceback))
-        for index, cell in enumerate(_code_cells(notebook))
-        for shown in cell.outputs
-        if shown.output_type == "error" and "raises-exception" not in cell.metadata.get("tags", ())
-    ]
-
-
-def _num_started(notebook: nbformat.NotebookNode) -> int:
-    cells = _code_cells(notebook)
-    return sum(bool(cell.get("execution_count") or cell.outputs) for cell in cells)
-
-
-def _death(notebook: nbformat.NotebookNode, last_words: str) -> CellError:
-    """Return the error of the cell in which the kernel died: the first without a sign of life."""
-    advice = (
-        "The kernel died, most often for want of memory. Close other programs, or try\n"
-        "the quick profile (--quick).\n"
-    )
-    last_words = "\n".join(last_words.splitlines()[2 - LAST_LINES :])
-    index = min(_num_started(notebook), len(_code_cells(notebook)) - 1)
-    return CellError(notebook, index, "DeadKernelError", "The kernel died", advice + last_words)
 
 
 def run(
@@ -129,7 +67,7 @@ def run(
     profile = profile or settings.profile()
     output = Path(output or "build").resolve()
     description = data.describe()
-    _say(f"{description}; profile {profile}")
+    progress.say(f"{description}; profile {profile}")
     if record and description.kind == "synthetic":
         raise InputError(
             "--record",
@@ -167,7 +105,7 @@ def _run_into(
     run_key = _hash(_package_source(), description.fingerprint, profile, backend, *numbers)
     run_id = _unfinished_run(unfinished, run_key)
     if continued := run_id is not None:
-        _say("Continuing the interrupted run")
+        progress.say("Continuing the interrupted run")
     else:
         run_id = uuid.uuid4().hex
         unfinished.write_text(f"{run_key} {run_id}")
@@ -175,7 +113,9 @@ def _run_into(
         key = _hash(run_id, chapter.path.read_text(encoding="utf-8"))
         copy = output / chapter.path.name
         if continued and _finished_key(copy) == key:
-            _say(f"{chapter.number}  {chapter.path.stem[3:]}: kept from the interrupted run")
+            progress.say(
+                f"{chapter.number}  {chapter.path.stem[3:]}: kept from the interrupted run"
+            )
             continue
         facts = {"profile": profile, "data": description.kind, "hardware": devices.describe_cpu()}
         notebook = _execute(chapter, copy, profile, facts)
@@ -187,7 +127,7 @@ def _run_into(
         results.stamp_readme()
     page = report.write(output, str(description))
     unfinished.unlink()
-    _say(f"Report: {page}")
+    progress.say(f"Report: {page}")
     return page
 
 
@@ -196,169 +136,20 @@ def _execute(chapter: Chapter, copy: Path, profile: str, facts: dict) -> nbforma
     notebook = nbformat.read(chapter.path, as_version=4)
     name, _ = chapters.title_and_promise(notebook)
     try:
-        execute(
+        execution.execute(
             notebook,
             chapter.path.parent,
-            environment=environment(profile, copy.parent),
+            environment=execution.environment(profile, copy.parent),
             label=f"{chapter.number}  {name}",
             facts=facts,
         )
-    except CellError as error:
+    except execution.CellError as error:
         _write(notebook, copy)
         raise ChapterError(
             f"chapter {chapter.number} ({name}) failed in {error}\n"
             f"The same command continues at chapter {chapter.number}."
         ) from error
     return notebook
-
-
-def environment(profile: str, report_folder: Path) -> dict[str, str]:
-    """Return the environment of a kernel that nobody watches.
-
-    Args:
-        profile: ``"quick"`` or ``"full"``.
-        report_folder: where a chapter puts pages of its own.
-    """
-    variables = {
-        **os.environ,
-        "CIFARLIB_PROFILE": profile,
-        "CIFARLIB_CACHE": str(settings.cache_folder()),
-        "CIFARLIB_UNATTENDED": "1",
-        "CIFARLIB_REPORT": str(report_folder),
-    }
-    if source := settings.source():
-        variables["CIFARLIB_SOURCE"] = source
-    return variables
-
-
-def execute(
-    notebook: nbformat.NotebookNode,
-    folder: Path,
-    *,
-    environment: dict[str, str],
-    label: str,
-    facts: dict[str, str],
-    keep_going: bool = False,
-) -> list[CellError]:
-    """Execute a notebook in place, in a fresh kernel.
-
-    Args:
-        notebook: gets its outputs and, when all cells have run, ``metadata["cifarlib"]`` with
-            the facts, the seconds and the peak memory in bytes.
-        folder: where the kernel starts.
-        environment: of the kernel.
-        label: what the progress bar and the closing line call it.
-        facts: profile, kind of data and hardware, as the report tells them.
-        keep_going: execute what follows a cell that raised an error, too.
-
-    Returns:
-        The errors it went on after, none otherwise.
-
-    Raises:
-        CellError: if a cell raised an error or the kernel died; outputs up to there are kept.
-    """
-    notebook.metadata.pop("cifarlib", None)  # what is said of an earlier run
-    for cell in _code_cells(notebook):
-        cell.update(outputs=[], execution_count=None)  # those of a cell that is never reached
-    num_cells = len(_code_cells(notebook))
-    began = time.monotonic()
-    peak = 0
-    interrupted = False
-    # What a kernel writes below Python is TensorFlow's chatter, or the cause of its death.
-    with (
-        progress.bar(num_cells, label, "cell") as bar,
-        tempfile.TemporaryFile() as native_log,
-    ):
-
-        def listen_for_interrupt(cell, cell_index) -> None:
-            # nbclient's own handler kills the kernel and then fails somewhere in its own code.
-            if os.name == "posix":
-                loop, task = asyncio.get_running_loop(), asyncio.current_task()
-                for number in (signal.SIGINT, signal.SIGTERM):
-                    loop.add_signal_handler(number, interrupt, task)
-
-        def interrupt(task: asyncio.Task) -> None:
-            nonlocal interrupted
-            interrupted = True
-            task.cancel()
-
-        def count_cell(cell, cell_index, execute_reply) -> None:
-            nonlocal peak
-            bar.update()
-            peak = _peak_memory(client) or peak
-
-        client = nbclient.NotebookClient(
-            notebook,
-            timeout=None,
-            allow_errors=keep_going,
-            kernel_name="python3",
-            resources={"metadata": {"path": str(folder)}},
-            on_cell_start=listen_for_interrupt,
-            on_cell_executed=count_cell,
-            # ipykernel 7 warns at every start that a kernel on this machine is not encrypted,
-            # and logs a traceback when it is stopped in the middle of a cell.
-            extra_arguments=["--IPKernelApp.log_level=50"],
-        )
-        try:
-            client.execute(env=environment, stderr=native_log)
-        except (Exception, asyncio.CancelledError) as error:
-            # While a kernel starts the handler is nbclient's, which leaves a trace of its own.
-            stopped = getattr(client, "_async_cleanup_kernel_future", None) is not None
-            if interrupted or stopped or isinstance(error, asyncio.CancelledError):
-                raise KeyboardInterrupt from error
-            if not isinstance(error, CellExecutionError | DeadKernelError):
-                raise
-            if isinstance(error, DeadKernelError):
-                native_log.seek(0)
-                last_words = _NATIVE_LOG.sub("", native_log.read().decode(errors="replace"))
-                raise _death(notebook, last_words) from error
-            if raised := _raised(notebook):
-                raise raised[-1] from error
-            # A cell may hide what it shows, but not from the kernel's answer.
-            told = error.ename, error.evalue, error.traceback
-            raise CellError(notebook, max(_num_started(notebook) - 1, 0), *told) from error
-    _drop_native_logs(notebook)
-    seconds = time.monotonic() - began + _remembered(notebook)
-    notebook.metadata["cifarlib"] = {
-        **facts,
-        "seconds": round(seconds, 1),
-        "peak_memory_bytes": peak,
-    }
-    memory = f", {peak / 2**30:.1f} GiB" if peak else ""
-    _say(f"{label}: {num_cells} cells in {seconds:.0f} s{memory}")
-    return _raised(notebook)
-
-
-# How TensorFlow's C++ code writes: level, time, thread, file and line.
-_NATIVE_LOG = re.compile(
-    r"^(WARNING: All log messages before absl|[IWEF]\d{4} [\d:.]+ +\d+ \S+:\d+\]).*\n?",
-    re.MULTILINE,
-)
-
-
-def _drop_native_logs(notebook: nbformat.NotebookNode) -> None:
-    """Remove what TensorFlow says of processor and graphics card whenever it starts."""
-    for cell in notebook.cells:
-        for shown in cell.get("outputs", ()):
-            if shown.get("name") == "stderr":
-                shown.text = _NATIVE_LOG.sub("", shown.text)
-        if cell.cell_type == "code":
-            cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr" or o.text.strip()]
-
-
-def _remembered(notebook: nbformat.NotebookNode) -> float:
-    """Return what a chapter read from earlier calls instead of computing it, in seconds."""
-    outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
-    told = [output.get("data", {}).get(progress.REMEMBERED_TYPE) for output in outputs]
-    return sum(entry["seconds"] for entry in told if entry)
-
-
-def _peak_memory(client: nbclient.NotebookClient) -> int:
-    """Return the kernel's peak resident memory in bytes, 0 where the system does not tell."""
-    try:
-        return devices.peak_memory(client.km.provisioner.pid)
-    except AttributeError:  # a kernel that is not a process of this machine
-        return 0
 
 
 def _record(chapter: Chapter, executed: nbformat.NotebookNode, profile: str) -> None:
@@ -381,7 +172,7 @@ def _record(chapter: Chapter, executed: nbformat.NotebookNode, profile: str) -> 
         executed = nbformat.read(chapter.path, as_version=4)
     executed.cells[0].source = results.stamp(executed.cells[0].source)
     _write(executed, chapter.path)
-    _say(f"{chapter.number}  recorded in {chapter.path.name}")
+    progress.say(f"{chapter.number}  recorded in {chapter.path.name}")
 
 
 def _write(notebook: nbformat.NotebookNode, path: Path) -> None:
@@ -410,7 +201,7 @@ def _clean(executed: nbformat.NotebookNode) -> None:
             for shown in cell.outputs:
                 if "image/png" in shown.get("data", {}):
                     shown.data = {**_smaller_picture(shown.data.pop("image/png")), **shown.data}
-    remove_paths(executed)
+    execution.remove_paths(executed)
     executed.metadata["kernelspec"] = {
         "display_name": "Python 3",
         "language": "python",
@@ -439,33 +230,6 @@ def _smaller_picture(png: str) -> dict[str, str]:
     return {kind: base64.b64encode(buffer.getvalue()).decode()}
 
 
-def remove_paths(executed: nbformat.NotebookNode) -> None:
-    """Replace the folders of this machine in all outputs by what they are."""
-    for cell in executed.cells:
-        for shown in cell.get("outputs", ()):
-            for holder in (shown, shown.get("data", {})):
-                for key, value in holder.items():
-                    if isinstance(value, str) and not key.startswith("image/"):
-                        holder[key] = without_paths(value)
-            if "traceback" in shown:
-                shown.traceback = [without_paths(line) for line in shown.traceback]
-
-
-def without_paths(text: str) -> str:
-    """Replace the folders of this machine by what they are."""
-    folders = {
-        str(settings.cache_folder()): "<cache>",
-        sys.prefix: "<environment>",
-        str(settings.checkout_folder() or Path.cwd()): "<checkout>",
-        tempfile.gettempdir(): "<temporary>",
-        str(settings.expand("~")): "~",
-    }
-    for folder, name in folders.items():
-        if len(folder) > 1:
-            text = re.sub(rf"{re.escape(folder)}(?=[/\\\s\"'.,;:)]|$)", name, text)
-    return text
-
-
 def _finished_key(copy: Path) -> str | None:
     try:
         return json.loads(copy.read_text(encoding="utf-8"))["metadata"]["cifarlib"]["key"]
@@ -480,7 +244,3 @@ def _package_source() -> str:
 
 def _hash(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
-
-
-def _say(line: str) -> None:
-    progress.tqdm.write(line, file=sys.stderr)

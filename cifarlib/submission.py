@@ -25,9 +25,9 @@ from cifarlib import (
     containers,
     data,
     devices,
+    execution,
     files,
     report,
-    running,
     settings,
     submission_checks,
 )
@@ -232,20 +232,20 @@ def _execute(
     for file, notebook in notebooks.items():
         num_cells = len(code_cells(notebook))
         try:
-            errors = running.execute(
+            errors = execution.execute(
                 notebook,
                 (folder / file).parent,
-                environment=running.environment(profile, folder),
+                environment=execution.environment(profile, folder),
                 label=file,
                 facts=facts,
                 keep_going=True,  # or an unsolved task would hide those that are solved
             )
-        except running.CellError as error:
+        except execution.CellError as error:
             errors = [error]
-        problems += [running.without_paths(f"{file}: {what}") for what in _failures(errors)]
+        problems += [execution.without_paths(f"{file}: {what}") for what in _failures(errors)]
         if not num_cells:
             problems.append(f"{file}: it has no code")
-        running.remove_paths(notebook)
+        execution.remove_paths(notebook)
         measured = notebook.metadata.get("cifarlib", {})
         told.append(
             {
@@ -259,7 +259,7 @@ def _execute(
     return told, problems
 
 
-def _failures(errors: Sequence[running.CellError]) -> Iterator[str]:
+def _failures(errors: Sequence[execution.CellError]) -> Iterator[str]:
     """Tell every unsolved task in a line, and the first other error in full."""
     others = []
     for error in errors:
@@ -273,7 +273,7 @@ def _failures(errors: Sequence[running.CellError]) -> Iterator[str]:
         yield f"further errors in code cells {_shortened(numbers)}, perhaps because of the first"
 
 
-def told_error(error: running.CellError) -> str:
+def told_error(error: execution.CellError) -> str:
     """Return where a notebook failed, in a few words."""
     return f"failed in cell {error.number}: {error.name}"
 

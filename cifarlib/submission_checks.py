@@ -13,7 +13,7 @@ import nbformat
 _FIELDS = {"name": "STUDENT_NAME", "id": "STUDENT_ID"}
 
 # Folders of one machine. In a web address a letter or a slash comes before the slash, in a word
-# that `running.remove_paths` left, such as <cache>, a bracket.
+# that `execution.remove_paths` left, such as <cache>, a bracket.
 _MACHINE_PATH = re.compile(
     r"(?<![\w./:~<>-])"
     r"(?:/(?:home|Users|root|tmp|mnt|media|content|Volumes|private|work)/"

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import nbformat
 
-from cifarlib import confinement, containers, data, files, progress, running, submission
+from cifarlib import confinement, containers, data, execution, files, progress, submission
 from cifarlib import submission_checks as checks
 from cifarlib.errors import InputError
 from cifarlib.submission import MANIFEST, NOTEBOOKS
@@ -314,14 +314,14 @@ def _execute(path: Path) -> dict[str, str | int]:
         notebook = nbformat.read(path, as_version=4)
         cells = submission.code_cells(notebook)
         handed_in = [checks.shown(cell) for cell in cells]
-        running.execute(
+        execution.execute(
             notebook, path.parent, environment=dict(os.environ), label=path.name, facts={}
         )
-    except running.CellError as error:
+    except execution.CellError as error:
         return {"status": submission.told_error(error)}
     except Exception as error:  # whatever somebody has made of a notebook
         return {"status": f"cannot be executed: {type(error).__name__}"}
-    running.remove_paths(notebook)
+    execution.remove_paths(notebook)
     shown = [checks.shown(cell) for cell in cells]
     num_differing = sum(map(str.__ne__, handed_in, shown))
     return {"status": "ran", "num_cells": len(cells), "num_differing": num_differing}

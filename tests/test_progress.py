@@ -3,7 +3,7 @@
 import nbformat
 import pytest
 
-from cifarlib import progress, running
+from cifarlib import execution, progress
 
 
 @pytest.fixture(autouse=True)
@@ -30,5 +30,5 @@ def test_a_chapters_time_counts_in_what_it_read_from_earlier_calls():
     with_it.outputs = [nbformat.v4.new_output("execute_result", data=shown)]
     without.outputs = [nbformat.v4.new_output("stream", text="90 s")]
     text = nbformat.v4.new_markdown_cell("90 s")
-    assert running._remembered(nbformat.v4.new_notebook(cells=[text, without, with_it])) == 90
-    assert running._remembered(nbformat.v4.new_notebook(cells=[text, without])) == 0
+    assert execution._remembered(nbformat.v4.new_notebook(cells=[text, without, with_it])) == 90
+    assert execution._remembered(nbformat.v4.new_notebook(cells=[text, without])) == 0

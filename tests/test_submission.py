@@ -11,7 +11,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from cifarlib import containers, data, report, running, submission
+from cifarlib import containers, data, execution, report, submission
 from cifarlib.errors import InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore::cifarlib.data.SyntheticDataWarning")
@@ -37,7 +37,7 @@ def executed(monkeypatch):
         notebook.metadata["cifarlib"] = {**facts, "seconds": 1.5, "peak_memory_bytes": 2}
         return []
 
-    monkeypatch.setattr(running, "execute", execute)
+    monkeypatch.setattr(execution, "execute", execute)
     return calls
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from cifarlib import confinement, data, report, running, settings, submission, verification
+from cifarlib import confinement, data, execution, report, settings, submission, verification
 from cifarlib.errors import InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore::cifarlib.data.SyntheticDataWarning")
@@ -42,7 +42,7 @@ def hand_in(write_notebook, monkeypatch):
         path = write_notebook(f"made/{name}.ipynb", who, *sources)
         Path("handed in").mkdir(exist_ok=True)
         with monkeypatch.context() as patch:
-            patch.setattr(running, "execute", execute)
+            patch.setattr(execution, "execute", execute)
             made = submission.submit(path, output=f"handed in/{name}.zip", profile=profile)
         assert not made.problems
         return made.path

@@ -1,0 +1,280 @@
+"""A notebook in a fresh kernel: its execution, its errors, and outputs that suit other machines.
+
+For notebooks that are no chapters as well. Not for going through chapters: `running` does.
+"""
+
+import asyncio
+import os
+import re
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import BinaryIO
+
+import nbclient
+import nbformat
+from nbclient.exceptions import CellExecutionError, DeadKernelError
+
+from cifarlib import devices, progress, settings
+from cifarlib.errors import CifarlibError
+
+LAST_LINES = 15
+# ipykernel 7 warns at every start that a kernel on this machine is not encrypted, and logs a
+# traceback when it is stopped in the middle of a cell.
+KERNEL_ARGUMENTS = ["--IPKernelApp.log_level=50"]
+
+
+class CellError(CifarlibError):
+    """A cell of a notebook raised an error, or the kernel died in it.
+
+    Args:
+        notebook: the notebook.
+        index: of the cell among those that hold code.
+        name: of the error's class, such as ``"NameError"``; ``"DeadKernelError"`` if the kernel
+            died.
+        message: of the error.
+        traceback: the last lines are told.
+
+    Attributes:
+        number: of the code cell, counted from 1.
+        name: of the error's class.
+        message: of the error.
+    """
+
+    def __init__(
+        self, notebook: nbformat.NotebookNode, index: int, name: str, message: str, traceback: str
+    ):
+        cells = _code_cells(notebook)
+        self.number, self.name, self.message = index + 1, name, message
+        lines = re.sub(r"\x1b\[[0-9;]*m", "", traceback).splitlines()[-LAST_LINES:]
+        told = [
+            f"code cell {self.number} of {len(cells)}:",
+            *(f"    {line}" for line in cells[index].source.splitlines()),
+            "with:",
+            *(f"    {line}" for line in lines if line.strip()),
+        ]
+        super().__init__("\n".join(told))
+
+
+def _code_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def _raised(notebook: nbformat.NotebookNode) -> list[CellError]:
+    """Return the errors that an executed notebook shows, but for those that a tag allows."""
+    return [
+        CellError(notebook, index, shown.ename, shown.evalue, "\n".join(shown.traceback))
+        for index, cell in enumerate(_code_cells(notebook))
+        for shown in cell.outputs
+        if shown.output_type == "error" and "raises-exception" not in cell.metadata.get("tags", ())
+    ]
+
+
+def _death(notebook: nbformat.NotebookNode, index: int, last_words: str) -> CellError:
+    """Return the error of the cell in which the kernel died."""
+    advice = (
+        "The kernel died, most often for want of memory. Close other programs, or try\n"
+        "the quick profile (--quick).\n"
+    )
+    last_words = "\n".join(last_words.splitlines()[2 - LAST_LINES :])
+    return CellError(notebook, index, "DeadKernelError", "The kernel died", advice + last_words)
+
+
+def environment(profile: str, report_folder: Path) -> dict[str, str]:
+    """Return the environment of a kernel that nobody watches, wherever it starts.
+
+    Args:
+        profile: ``"quick"`` or ``"full"``.
+        report_folder: where a chapter puts pages of its own.
+    """
+    variables = {
+        **os.environ,
+        "CIFARLIB_PROFILE": profile,
+        "CIFARLIB_CACHE": str(settings.cache_folder()),
+        "CIFARLIB_UNATTENDED": "1",
+        "CIFARLIB_REPORT": str(report_folder),
+    }
+    if source := settings.source():
+        variables["CIFARLIB_SOURCE"] = source
+    return variables
+
+
+def execute(
+    notebook: nbformat.NotebookNode,
+    folder: Path,
+    *,
+    environment: dict[str, str],
+    label: str,
+    facts: dict[str, str],
+    keep_going: bool = False,
+) -> list[CellError]:
+    """Execute a notebook in place, in a fresh kernel.
+
+    Args:
+        notebook: gets its outputs and, when all cells have run, ``metadata["cifarlib"]`` with
+            the facts, the seconds and the peak memory in bytes.
+        folder: where the kernel starts.
+        environment: of the kernel.
+        label: what the progress bar and the closing line call it.
+        facts: profile, kind of data and hardware, as the report tells them.
+        keep_going: execute what follows a cell that raised an error, too.
+
+    Returns:
+        The errors it went on after, none otherwise.
+
+    Raises:
+        CellError: if a cell raised an error or the kernel died; outputs up to there are kept.
+    """
+    notebook.metadata.pop("cifarlib", None)  # what is said of an earlier run
+    cells = _code_cells(notebook)
+    for cell in cells:
+        cell.update(outputs=[], execution_count=None)  # those of a cell that is never reached
+    begun = 0  # index of the cell begun last
+    began = time.monotonic()
+    peak = 0
+    # What a kernel writes below Python is TensorFlow's chatter, or the cause of its death.
+    with (
+        progress.bar(len(cells), label, "cell") as bar,
+        tempfile.TemporaryFile() as native_log,
+    ):
+
+        def note_cell(cell, cell_index) -> None:
+            nonlocal begun
+            begun = next(index for index, known in enumerate(cells) if known is cell)
+
+        def count_cell(cell, cell_index, execute_reply) -> None:
+            nonlocal peak
+            bar.update()
+            peak = _peak_memory(client) or peak
+
+        client = nbclient.NotebookClient(
+            notebook,
+            timeout=None,
+            allow_errors=keep_going,
+            kernel_name="python3",
+            resources={"metadata": {"path": str(folder)}},
+            on_cell_execute=note_cell,
+            on_cell_executed=count_cell,
+            extra_arguments=KERNEL_ARGUMENTS,
+        )
+        try:
+            execute_client(client, environment, native_log)
+        except DeadKernelError as error:
+            native_log.seek(0)
+            last_words = _NATIVE_LOG.sub("", native_log.read().decode(errors="replace"))
+            raise _death(notebook, begun, last_words) from error
+        except CellExecutionError as error:
+            if raised := _raised(notebook):
+                raise raised[-1] from error
+            # A cell may hide what it shows, but not from the kernel's answer.
+            told = error.ename, error.evalue, error.traceback
+            raise CellError(notebook, begun, *told) from error
+    drop_native_logs(notebook)
+    seconds = time.monotonic() - began + _remembered(notebook)
+    notebook.metadata["cifarlib"] = {
+        **facts,
+        "seconds": round(seconds, 1),
+        "peak_memory_bytes": peak,
+    }
+    memory = f", {peak / 2**30:.1f} GiB" if peak else ""
+    progress.say(f"{label}: {len(cells)} cells in {seconds:.0f} s{memory}")
+    return _raised(notebook)
+
+
+def execute_client(
+    client: nbclient.NotebookClient, environment: dict[str, str], log: BinaryIO
+) -> None:
+    """Execute a client's notebook in a kernel of its own, which does not outlive the call.
+
+    Args:
+        client: its ``on_cell_start`` is taken.
+        environment: as `environment` returns it.
+        log: file for what the kernel writes below Python.
+
+    Raises:
+        KeyboardInterrupt: on Ctrl-C; nbclient's own handler kills the kernel and then fails
+            somewhere in its own code.
+    """
+    interrupted = False
+
+    def listen_for_interrupt(cell, cell_index) -> None:
+        if os.name == "posix":
+            loop, task = asyncio.get_running_loop(), asyncio.current_task()
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.add_signal_handler(number, interrupt, task)
+
+    def interrupt(task: asyncio.Task) -> None:
+        nonlocal interrupted
+        interrupted = True
+        task.cancel()
+
+    client.on_cell_start = listen_for_interrupt
+    try:
+        client.execute(env=environment, stderr=log)
+    except (Exception, asyncio.CancelledError) as error:
+        # While a kernel starts the handler is nbclient's, which leaves a trace of its own.
+        stopped = getattr(client, "_async_cleanup_kernel_future", None) is not None
+        if interrupted or stopped or isinstance(error, asyncio.CancelledError):
+            raise KeyboardInterrupt from error
+        raise
+
+
+# How TensorFlow's C++ code writes: level, time, thread, file and line.
+_NATIVE_LOG = re.compile(
+    r"^(WARNING: All log messages before absl|[IWEF]\d{4} [\d:.]+ +\d+ \S+:\d+\]).*\n?",
+    re.MULTILINE,
+)
+
+
+def drop_native_logs(notebook: nbformat.NotebookNode) -> None:
+    """Remove what TensorFlow says of processor and graphics card whenever it starts."""
+    for cell in notebook.cells:
+        for shown in cell.get("outputs", ()):
+            if shown.get("name") == "stderr":
+                shown.text = _NATIVE_LOG.sub("", shown.text)
+        if cell.cell_type == "code":
+            cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr" or o.text.strip()]
+
+
+def _remembered(notebook: nbformat.NotebookNode) -> float:
+    """Return what a chapter read from earlier calls instead of computing it, in seconds."""
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+    told = [output.get("data", {}).get(progress.REMEMBERED_TYPE) for output in outputs]
+    return sum(entry["seconds"] for entry in told if entry)
+
+
+def _peak_memory(client: nbclient.NotebookClient) -> int:
+    """Return the kernel's peak resident memory in bytes, 0 where the system does not tell."""
+    try:
+        return devices.peak_memory(client.km.provisioner.pid)
+    except AttributeError:  # a kernel that is not a process of this machine
+        return 0
+
+
+def remove_paths(executed: nbformat.NotebookNode) -> None:
+    """Replace the folders of this machine in all outputs by what they are."""
+    for cell in executed.cells:
+        for shown in cell.get("outputs", ()):
+            for holder in (shown, shown.get("data", {})):
+                for key, value in holder.items():
+                    if isinstance(value, str) and not key.startswith("image/"):
+                        holder[key] = without_paths(value)
+            if "traceback" in shown:
+                shown.traceback = [without_paths(line) for line in shown.traceback]
+
+
+def without_paths(text: str) -> str:
+    """Replace the folders of this machine by what they are."""
+    folders = {
+        str(settings.cache_folder()): "<cache>",
+        sys.prefix: "<environment>",
+        str(settings.checkout_folder() or Path.cwd()): "<checkout>",
+        tempfile.gettempdir(): "<temporary>",
+        str(settings.expand("~")): "~",
+    }
+    for folder, name in folders.items():
+        if len(folder) > 1:
+            text = re.sub(rf"{re.escape(folder)}(?=[/\\\s\"'.,;:)]|$)", name, text)
+    return text
