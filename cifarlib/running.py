@@ -18,6 +18,7 @@ import time
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import filelock
 import nbclient
@@ -31,6 +32,10 @@ from cifarlib.chapters import Chapter
 from cifarlib.errors import CifarlibError, InputError
 
 LAST_LINES = 15
+
+# ipykernel 7 warns at every start that a kernel on this machine is not encrypted, and logs a
+# traceback when it is stopped in the middle of a cell.
+KERNEL_ARGUMENTS = ["--IPKernelApp.log_level=50"]
 
 
 class ChapterError(CifarlibError):
@@ -135,35 +140,14 @@ def _execute(chapter: Chapter, copy: Path, profile: str, facts: dict) -> nbforma
     notebook.metadata.pop("cifarlib", None)  # what is said of an earlier run
     name, _ = chapters.title_and_promise(notebook)
     num_cells = sum(cell.cell_type == "code" for cell in notebook.cells)
-    environment = {
-        **os.environ,
-        "CIFARLIB_PROFILE": profile,
-        "CIFARLIB_CACHE": str(settings.cache_folder()),
-        "CIFARLIB_UNATTENDED": "1",
-        "CIFARLIB_REPORT": str(copy.parent),
-    }
-    if source := settings.source():
-        environment["CIFARLIB_SOURCE"] = source
+    environment = {**kernel_environment(profile), "CIFARLIB_REPORT": str(copy.parent)}
     began = time.monotonic()
     peak = 0
-    interrupted = False
     # What a kernel writes below Python is TensorFlow's chatter, or the cause of its death.
     with (
         progress.bar(num_cells, f"{chapter.number}  {name}", "cell") as bar,
         tempfile.TemporaryFile() as native_log,
     ):
-
-        def listen_for_interrupt(cell, cell_index) -> None:
-            # nbclient's own handler kills the kernel and then fails somewhere in its own code.
-            if os.name == "posix":
-                loop, task = asyncio.get_running_loop(), asyncio.current_task()
-                for number in (signal.SIGINT, signal.SIGTERM):
-                    loop.add_signal_handler(number, interrupt, task)
-
-        def interrupt(task: asyncio.Task) -> None:
-            nonlocal interrupted
-            interrupted = True
-            task.cancel()
 
         def count_cell(cell, cell_index, execute_reply) -> None:
             nonlocal peak
@@ -175,26 +159,17 @@ def _execute(chapter: Chapter, copy: Path, profile: str, facts: dict) -> nbforma
             timeout=None,
             kernel_name="python3",
             resources={"metadata": {"path": str(chapter.path.parent)}},
-            on_cell_start=listen_for_interrupt,
             on_cell_executed=count_cell,
-            # ipykernel 7 warns at every start that a kernel on this machine is not encrypted,
-            # and logs a traceback when it is stopped in the middle of a cell.
-            extra_arguments=["--IPKernelApp.log_level=50"],
+            extra_arguments=KERNEL_ARGUMENTS,
         )
         try:
-            client.execute(env=environment, stderr=native_log)
-        except (Exception, asyncio.CancelledError) as error:
-            # While a kernel starts the handler is nbclient's, which leaves a trace of its own.
-            stopped = getattr(client, "_async_cleanup_kernel_future", None) is not None
-            if interrupted or stopped or isinstance(error, asyncio.CancelledError):
-                raise KeyboardInterrupt from error
-            if not isinstance(error, CellExecutionError | DeadKernelError):
-                raise
+            execute(client, environment, native_log)
+        except (CellExecutionError, DeadKernelError) as error:
             _write(notebook, copy)
             native_log.seek(0)
             last_words = _NATIVE_LOG.sub("", native_log.read().decode(errors="replace"))
             raise ChapterError(_tell_failure(chapter, name, notebook, error, last_words)) from error
-    _drop_native_logs(notebook)
+    drop_native_logs(notebook)
     seconds = time.monotonic() - began + _remembered(notebook)
     notebook.metadata["cifarlib"] = {
         **facts,
@@ -206,6 +181,59 @@ def _execute(chapter: Chapter, copy: Path, profile: str, facts: dict) -> nbforma
     return notebook
 
 
+def kernel_environment(profile: str) -> dict[str, str]:
+    """Return the environment of a kernel that works unattended, wherever it starts.
+
+    Args:
+        profile: ``"quick"`` or ``"full"``.
+    """
+    environment = {
+        **os.environ,
+        "CIFARLIB_PROFILE": profile,
+        "CIFARLIB_CACHE": str(settings.cache_folder()),
+        "CIFARLIB_UNATTENDED": "1",
+    }
+    if source := settings.source():
+        environment["CIFARLIB_SOURCE"] = source
+    return environment
+
+
+def execute(client: nbclient.NotebookClient, environment: dict[str, str], log: BinaryIO) -> None:
+    """Execute a client's notebook in a kernel of its own, which does not outlive the call.
+
+    Args:
+        client: its ``on_cell_start`` is taken.
+        environment: as `kernel_environment` returns it.
+        log: file for what the kernel writes below Python.
+
+    Raises:
+        KeyboardInterrupt: on Ctrl-C; nbclient's own handler kills the kernel and then fails
+            somewhere in its own code.
+    """
+    interrupted = False
+
+    def listen_for_interrupt(cell, cell_index) -> None:
+        if os.name == "posix":
+            loop, task = asyncio.get_running_loop(), asyncio.current_task()
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.add_signal_handler(number, interrupt, task)
+
+    def interrupt(task: asyncio.Task) -> None:
+        nonlocal interrupted
+        interrupted = True
+        task.cancel()
+
+    client.on_cell_start = listen_for_interrupt
+    try:
+        client.execute(env=environment, stderr=log)
+    except (Exception, asyncio.CancelledError) as error:
+        # While a kernel starts the handler is nbclient's, which leaves a trace of its own.
+        stopped = getattr(client, "_async_cleanup_kernel_future", None) is not None
+        if interrupted or stopped or isinstance(error, asyncio.CancelledError):
+            raise KeyboardInterrupt from error
+        raise
+
+
 # How TensorFlow's C++ code writes: level, time, thread, file and line.
 _NATIVE_LOG = re.compile(
     r"^(WARNING: All log messages before absl|[IWEF]\d{4} [\d:.]+ +\d+ \S+:\d+\]).*\n?",
@@ -213,7 +241,7 @@ _NATIVE_LOG = re.compile(
 )
 
 
-def _drop_native_logs(notebook: nbformat.NotebookNode) -> None:
+def drop_native_logs(notebook: nbformat.NotebookNode) -> None:
     """Remove what TensorFlow says of processor and graphics card whenever it starts."""
     for cell in notebook.cells:
         for shown in cell.get("outputs", ()):
