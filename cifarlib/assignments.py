@@ -171,7 +171,9 @@ def grade(
         InputError: if there is nothing to grade, or no source to grade by.
     """
     keys = [_Key(source) for source in find()]
-    submitted = [submission for path in paths for submission in _submitted_files(Path(path))]
+    submitted = [entry for path in paths for entry in _submitted_files(Path(path))]
+    if len(paths) > 1:  # the same name may stand in several folders
+        submitted = [(str(file), file) for _, file in submitted]
     with progress.bar(len(submitted), "grading", "file") as bar:
         for name, file in submitted:
             try:
@@ -314,6 +316,7 @@ def _execute(notebook: nbformat.NotebookNode, cell_seconds: float, total_seconds
 
     deadline = time.monotonic() + total_seconds
     num_shown = 0
+    finished = set()
 
     def seconds_for(cell: nbformat.NotebookNode) -> float:
         return max(1, min(cell_seconds, deadline - time.monotonic()))
@@ -321,6 +324,10 @@ def _execute(notebook: nbformat.NotebookNode, cell_seconds: float, total_seconds
     def stop_in_time(cell: nbformat.NotebookNode, cell_index: int) -> None:
         if time.monotonic() > deadline:
             raise _OutOfTimeError
+
+    async def finish(cell: nbformat.NotebookNode, cell_index: int, execute_reply: dict) -> None:
+        finished.add(cell_index)
+        note_error(cell=cell, execute_reply=execute_reply)
 
     def keep_some(outs, message, display_id, cell_index):
         """Keep what is shown until it is too much, and errors in any case."""
@@ -334,10 +341,16 @@ def _execute(notebook: nbformat.NotebookNode, cell_seconds: float, total_seconds
         kernel_name="python3",
         timeout_func=seconds_for,
         on_cell_execute=stop_in_time,
+        error_on_timeout={
+            "ename": "CellTimeoutError",
+            "evalue": f"stopped after {cell_seconds:g} seconds",
+            "traceback": [""],
+        },
         shutdown_kernel="immediate",
         extra_arguments=running.KERNEL_ARGUMENTS,
     )
     keep, client.output = client.output, keep_some
+    note_error, client.on_cell_executed = client.on_cell_executed, finish
     client.log = logging.getLogger("cifarlib.assignments")
     client.log.propagate = False
     client.log.addHandler(logging.NullHandler())
@@ -359,6 +372,9 @@ def _execute(notebook: nbformat.NotebookNode, cell_seconds: float, total_seconds
             return f"a cell could not be interrupted after {cell_seconds:g} seconds"
         finally:
             running.drop_native_logs(notebook)
+            for place, cell in enumerate(notebook.cells):
+                if cell.cell_type == "code" and place not in finished:  # a count: it was begun
+                    cell.execution_count = None
     return ""
 
 

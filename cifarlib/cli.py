@@ -326,7 +326,8 @@ def _assignment_grade(options: argparse.Namespace) -> None:
     try:
         for one in assignments.grade(options.paths, **limits):
             graded.append(one)
-            told = one.problem or f"{one.points:g} of {one.possible:g} points"
+            points = f"{one.points:g} of {one.possible:g} points" if one.marks else ""
+            told = "; ".join(filter(None, (points, one.problem)))
             print(f"{one.submission}: {told}", file=sys.stderr)
     finally:  # an interruption does not take away what has been graded
         if graded and options.json:
