@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import nbformat
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
-from cifarlib import chapters, containers, files, progress, running, settings
+from cifarlib import chapters, containers, data, files, progress, running, settings
 from cifarlib.chapters import Chapter
 from cifarlib.errors import CifarlibError, InputError
 
@@ -172,6 +172,7 @@ def grade(
     """
     keys = [_Key(source) for source in find()]
     submitted = [entry for path in paths for entry in _submitted_files(Path(path))]
+    data.describe()  # decoded once, and not in the time of the first submission
     if len(paths) > 1:  # the same name may stand in several folders
         submitted = [(str(file), file) for _, file in submitted]
     with progress.bar(len(submitted), "grading", "file") as bar:
