@@ -79,10 +79,19 @@ class Graded(NamedTuple):
         """Return the sum of what can be earned."""
         return sum(mark.possible for mark in self.marks)
 
+    @property
+    def by_hand(self) -> float:
+        """Return how much of that a person is to give."""
+        return sum(mark.possible for mark in self.marks if mark.points is None)
+
     def as_json(self) -> dict[str, Any]:
         """Return everything as JSON values."""
         told = self._asdict() | {"marks": [mark._asdict() for mark in self.marks]}
-        return told | {"points": self.points, "possible": self.possible}
+        return told | {name: getattr(self, name) for name in ("points", "possible", "by_hand")}
+
+    def __str__(self) -> str:
+        told = f"{self.points:g} of {self.possible:g} points, {self.by_hand:g} to give by hand"
+        return "; ".join(filter(None, (told if self.marks else "", self.problem)))
 
 
 def find(names: Sequence[str] = ()) -> list[Chapter]:
@@ -168,8 +177,11 @@ def grade(
         What each has earned; one that is broken does not keep the others from being graded.
 
     Raises:
-        InputError: if there is nothing to grade, or no source to grade by.
+        InputError: if there is nothing to grade, no source to grade by, or no time to take.
     """
+    for name, seconds in {"cell": cell_seconds, "total": total_seconds}.items():
+        if not seconds > 0:
+            raise InputError(f"--{name}-seconds", "more than 0", f"{seconds:g}", "Leave it out.")
     keys = [_Key(source) for source in find()]
     submitted = [entry for path in paths for entry in _submitted_files(Path(path))]
     data.describe()  # decoded once, and not in the time of the first submission
@@ -200,8 +212,7 @@ def table(graded: Sequence[Graded]) -> str:
         lines += ["", f"{'':<{width}}{heads}   total  by hand"]
         for row in rows:
             given = "".join(f"{'·' if m.points is None else f'{m.points:g}':>5}" for m in row.marks)
-            by_hand = sum(mark.possible for mark in row.marks if mark.points is None)
-            lines.append(f"{row.submission:<{width}}{given}{row.points:>8g}{by_hand:>9g}")
+            lines.append(f"{row.submission:<{width}}{given}{row.points:>8g}{row.by_hand:>9g}")
         parts.append("\n".join(lines))
     reasons = []
     for row in graded:
@@ -305,7 +316,7 @@ def _mark(cell: nbformat.NotebookNode) -> Mark:
         reason = "no answer"
         for shown in cell.get("outputs", ()):
             if shown.output_type == "error":
-                reason = f"{shown.ename}: {shown.evalue}"
+                reason = f"{shown.ename}: {shown.evalue}".removesuffix(": ")
             elif shown.get("name") == "stderr":
                 reason = f"written to standard error: {shown.text}"
     return Mark(task, points, possible, _line(reason))
@@ -356,12 +367,12 @@ def _execute(notebook: nbformat.NotebookNode, cell_seconds: float, total_seconds
     client.log.propagate = False
     client.log.addHandler(logging.NullHandler())
     client.nb = notebook
-    environment = {
-        **running.kernel_environment("quick"),
-        **GRADING,
-        "NBGRADER_EXECUTION": "autograde",  # as nbgrader tells a kernel
-    }
-    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as native_log:
+    environment = running.kernel_environment(GRADING["CIFARLIB_PROFILE"]) | GRADING
+    environment["NBGRADER_EXECUTION"] = "autograde"  # as nbgrader tells a kernel
+    with (
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
+        tempfile.TemporaryFile() as native_log,
+    ):
         client.resources = {"metadata": {"path": folder}}
         try:
             running.execute(client, environment, native_log)
@@ -371,6 +382,8 @@ def _execute(notebook: nbformat.NotebookNode, cell_seconds: float, total_seconds
             return "its kernel died"
         except CellTimeoutError:
             return f"a cell could not be interrupted after {cell_seconds:g} seconds"
+        except Exception as error:  # nbclient may stumble as well; others are to be graded yet
+            return _line(f"execution failed ({type(error).__name__}: {error})")
         finally:
             running.drop_native_logs(notebook)
             for place, cell in enumerate(notebook.cells):

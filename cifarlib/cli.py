@@ -326,9 +326,7 @@ def _assignment_grade(options: argparse.Namespace) -> None:
     try:
         for one in assignments.grade(options.paths, **limits):
             graded.append(one)
-            points = f"{one.points:g} of {one.possible:g} points" if one.marks else ""
-            told = "; ".join(filter(None, (points, one.problem)))
-            print(f"{one.submission}: {told}", file=sys.stderr)
+            print(f"{one.submission}: {one}", file=sys.stderr)
     finally:  # an interruption does not take away what has been graded
         if graded and options.json:
             print(json.dumps([one.as_json() for one in graded], indent=2))

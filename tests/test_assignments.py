@@ -478,7 +478,7 @@ def test_text_answers_are_left_to_a_person_and_blank_ones_earn_nothing(tmp_path)
     assert (marks["answer_scaling"].points, marks["answer_scaling"].reason) == (0, "no answer")
     assert lost(graded).keys() == {"answer_scaling", "gray_by_hand", "count_unequal"}
     assert "known colours" in marks["gray_by_hand"].reason
-    assert graded.points == 10 and graded.possible == 23
+    assert str(graded) == "10 of 23 points, 3 to give by hand"
 
 
 def test_what_comes_after_the_death_of_a_kernel_earns_nothing(tmp_path):
@@ -547,6 +547,12 @@ def test_what_cannot_be_graded_at_all_is_bad_input(tmp_path, capsys):
         assert cli.main(["assignment", "grade", str(tmp_path / path)]) == 2
         output, errors = capsys.readouterr()
         assert output == "" and told_found in errors and errors.count("\n") == 1
+
+
+def test_no_time_at_all_is_bad_input(tmp_path):
+    for limit in ("cell_seconds", "total_seconds"):
+        with pytest.raises(InputError, match="more than 0"):
+            grade(tmp_path, nbformat.v4.new_notebook(), **{limit: 0})
 
 
 def test_the_table_tells_points_by_task_and_why_some_were_not_given():
