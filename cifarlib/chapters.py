@@ -31,11 +31,26 @@ def find(numbers: Sequence[str] = ()) -> list[Chapter]:
         InputError: if there are no chapters, or none of such a number.
     """
     folder = (settings.checkout_folder() or Path.cwd()) / "notebooks"
-    chapters = [Chapter(path.name[:2], path) for path in in_folder(folder)]
+    return select(in_folder(folder), numbers, "chapters", folder)
+
+
+def select(paths: Sequence[Path], numbers: Sequence[str], what: str, folder: Path) -> list[Chapter]:
+    """Return the notebooks of these numbers.
+
+    Args:
+        paths: notebooks in order, each named by its number.
+        numbers: such as ``("01", "2")``; none for all.
+        what: what they are, a plural.
+        folder: where they were looked for.
+
+    Raises:
+        InputError: if there are no notebooks, or none of such a number.
+    """
+    chapters = [Chapter(path.name[:2], path) for path in paths]
     if not chapters:
         raise InputError(
             folder,
-            "the chapters, as 01_*.ipynb",
+            f"the {what}, as 01_*.ipynb",
             "none",
             "Run this in a checkout of the project; an installed package has no notebooks.",
         )
@@ -43,7 +58,7 @@ def find(numbers: Sequence[str] = ()) -> list[Chapter]:
     known = {chapter.number for chapter in chapters}
     if wanted - known:
         raise InputError(
-            "chapters",
+            what,
             f"any of {', '.join(sorted(known))}",
             ", ".join(sorted(wanted - known)),
             "Leave the numbers out to have all.",

@@ -38,9 +38,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.flush()  # so that a closed pipe shows here, not at exit
         return 0
     except KeyboardInterrupt:
-        how = {_train: "with --resume continues", _submit: "starts again"}
-        what = how.get(options.command, "continues")
-        print(f"cifarlib: interrupted; the same command {what}.", file=sys.stderr)
+        how = {
+            _train: "with --resume continues",
+            _submit: "starts again",
+            _assignment_grade: "begins anew",
+        }
+        told = how.get(options.command, "continues")
+        print(f"cifarlib: interrupted; the same command {told}.", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `cifarlib data info | head -1` is no error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -232,6 +236,39 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("--json", action="store_true", help="print JSON")
 
+    assignment = commands.add_parser(
+        "assignment",
+        help="make the notebooks that students get, or grade what they hand in",
+        epilog="Example: cifarlib assignment release 01",
+        parents=[common],
+    ).add_subparsers(title="commands", required=True, metavar="COMMAND")
+    release = add(
+        assignment,
+        "release",
+        _assignment_release,
+        "write the notebooks that students get, without solutions and hidden tests",
+        "cifarlib assignment release 01 --output handout",
+    )
+    release.add_argument("names", nargs="*", metavar="NAME", help="assignments (default: all)")
+    release.add_argument(
+        "--output", metavar="DIR", help="folder to write to (default: build/assignments)"
+    )
+    grade = add(
+        assignment,
+        "grade",
+        _assignment_grade,
+        "grade submitted notebooks by the tests of the sources, without a database",
+        "cifarlib assignment grade submissions",
+    )
+    grade.add_argument(
+        "paths", nargs="+", metavar="PATH", help="notebook or zip file, or a folder with such"
+    )
+    for limit, what in (("cell", "a cell"), ("total", "a notebook")):
+        grade.add_argument(
+            f"--{limit}-seconds", type=float, metavar="S", help=f"what {what} may take"
+        )
+    grade.add_argument("--json", action="store_true", help="print JSON")
+
     results = add(
         commands,
         "results",
@@ -385,6 +422,30 @@ def _evaluate(options: argparse.Namespace) -> None:
 
     report = run_report.evaluate(options.run, with_views=options.views)
     print(json.dumps(report.figures, indent=2) if options.json else report)
+
+
+def _assignment_release(options: argparse.Namespace) -> None:
+    from cifarlib import assignments
+
+    for path in assignments.release(options.names, options.output):
+        print(path)
+
+
+def _assignment_grade(options: argparse.Namespace) -> None:
+    from cifarlib import assignments
+
+    limits = {name: getattr(options, name) for name in ("cell_seconds", "total_seconds")}
+    limits = {name: seconds for name, seconds in limits.items() if seconds is not None}
+    graded = []
+    try:
+        for one in assignments.grade(options.paths, **limits):
+            graded.append(one)
+            print(f"{one.submission}: {one}", file=sys.stderr)
+    finally:  # an interruption does not take away what has been graded
+        if graded and options.json:
+            print(json.dumps([one.as_json() for one in graded], indent=2))
+        elif graded:
+            print(assignments.table(graded))
 
 
 def _results(options: argparse.Namespace) -> None:

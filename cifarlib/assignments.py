@@ -1,0 +1,482 @@
+"""Assignments: student notebooks made from the sources, and submitted ones graded.
+
+The sources under ``assignments/source`` hold solutions and hidden tests in nbgrader's format.
+nbgrader's own steps do the work here, without its database; with the database, ``nbgrader``
+reads the same sources. Not for collecting submissions.
+"""
+
+import copy
+import logging
+import re
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import nbformat
+from nbclient.exceptions import CellTimeoutError, DeadKernelError
+
+from cifarlib import chapters, containers, data, execution, files, progress, settings
+from cifarlib.chapters import Chapter
+from cifarlib.errors import CifarlibError, InputError
+
+if TYPE_CHECKING:
+    from traitlets.config import Config
+
+# The environment of a kernel that grades: short trainings, and nothing on standard error, since
+# nbgrader takes a warning in a cell with tests for a failure.
+GRADING = {
+    "CIFARLIB_PROFILE": "quick",
+    "CIFARLIB_UNATTENDED": "1",
+    "PYTHONWARNINGS": "ignore",
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+}
+CELL_SECONDS = 120
+TOTAL_SECONDS = 600
+MAX_SHOWN = 2**24  # characters of output, figures among them
+MAX_LINE = 160  # characters of a reason
+
+
+class Mark(NamedTuple):
+    """What one task has earned.
+
+    Attributes:
+        task: its name, such as ``"gray_by_hand"``.
+        points: what it has earned, None for an answer that a person is to read.
+        possible: what it can earn.
+        reason: why it did not earn all, in a line.
+    """
+
+    task: str
+    points: float | None
+    possible: float
+    reason: str
+
+
+class Graded(NamedTuple):
+    """What one submitted notebook has earned.
+
+    Attributes:
+        submission: where it was found.
+        assignment: the assignment it answers, None if that cannot be told.
+        marks: one for each task, in the order of the source; none if it could not be read.
+        problem: what kept it from being read or executed to its end, in a line.
+    """
+
+    submission: str
+    assignment: str | None
+    marks: tuple[Mark, ...]
+    problem: str
+
+    @property
+    def points(self) -> float:
+        """Return the sum of what has been earned so far."""
+        return sum(mark.points or 0 for mark in self.marks)
+
+    @property
+    def possible(self) -> float:
+        """Return the sum of what can be earned."""
+        return sum(mark.possible for mark in self.marks)
+
+    @property
+    def by_hand(self) -> float:
+        """Return how much of that a person is to give."""
+        return sum(mark.possible for mark in self.marks if mark.points is None)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return everything as JSON values."""
+        told = self._asdict() | {"marks": [mark._asdict() for mark in self.marks]}
+        return told | {name: getattr(self, name) for name in ("points", "possible", "by_hand")}
+
+    def __str__(self) -> str:
+        told = f"{self.points:g} of {self.possible:g} points, {self.by_hand:g} to give by hand"
+        return "; ".join(filter(None, (told if self.marks else "", self.problem)))
+
+
+def find(names: Sequence[str] = ()) -> list[Chapter]:
+    """Return the sources in order: of each the number, such as ``"01"``, and the file.
+
+    Args:
+        names: such as ``"01"`` or ``"01_data_processing"``; none for all.
+
+    Raises:
+        InputError: if there are no sources, or none of such a name.
+    """
+    folder = (settings.checkout_folder() or Path.cwd()) / "assignments" / "source"
+    paths = sorted(folder.glob("[0-9][0-9]_*/[0-9][0-9]_*.ipynb"))
+    number_of = {path.stem: path.name[:2] for path in paths}
+    return chapters.select(paths, [number_of.get(n, n) for n in names], "assignments", folder)
+
+
+def configure(config: "Config") -> None:
+    """Enter into nbgrader's configuration what the sources rely on."""
+    # The line that tells what to do stands in the source, below the solution.
+    config.ClearSolutions.code_stub = {"python": "# YOUR CODE HERE"}
+    config.ClearSolutions.text_stub = "*Your answer here.*"
+    config.Execute.timeout = CELL_SECONDS
+    config.Execute.extra_arguments = execution.KERNEL_ARGUMENTS
+    config.OverwriteCells.add_missing_cells = True
+
+
+def release(names: Sequence[str] = (), output: str | Path | None = None) -> list[Path]:
+    """Write the notebooks that students get: without solutions and hidden tests.
+
+    Args:
+        names: as for `find`.
+        output: folder to write to; None for ``build/assignments``.
+
+    Returns:
+        The notebooks, each in a folder of its own name, as nbgrader lays them out.
+
+    Raises:
+        InputError: for an unknown name, or if a notebook is there that differs: a student may
+            have worked in it.
+    """
+    output = Path(output or "build/assignments")
+    notebooks = {}
+    for source in find(names):
+        target = output / source.path.stem / source.path.name
+        text = nbformat.writes(_released(nbformat.read(source.path, as_version=4))) + "\n"
+        if target.exists() and target.read_text(encoding="utf-8") != text:
+            raise InputError(
+                target,
+                "no notebook, or the one that would be written",
+                "another",
+                "Somebody may have worked in it. Move it, or choose another folder with --output.",
+            )
+        notebooks[target] = text
+    for target, text in notebooks.items():
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            files.write_text(target, text)
+        except OSError as error:
+            advice = "Choose another with --output."
+            raise InputError(output, "a folder to write to", f"{error.strerror}", advice) from error
+    return list(notebooks)
+
+
+def grade(
+    paths: Sequence[str | Path],
+    *,
+    cell_seconds: float = CELL_SECONDS,
+    total_seconds: float = TOTAL_SECONDS,
+) -> Iterator[Graded]:
+    """Grade submitted notebooks, one after the other.
+
+    Cells with tests come from the source, whatever the submission has made of them, and what
+    was not executed earns nothing. The code of a submission runs with your rights: use an
+    account or a container of its own for code you do not trust.
+
+    Args:
+        paths: notebooks, zip files, or folders with such.
+        cell_seconds: what a cell may take; it is interrupted then.
+        total_seconds: what a notebook may take.
+
+    Yields:
+        What each has earned; one that is broken does not keep the others from being graded.
+
+    Raises:
+        InputError: if there is nothing to grade, no source to grade by, or no time to take.
+    """
+    for name, seconds in {"cell": cell_seconds, "total": total_seconds}.items():
+        if not seconds > 0:
+            raise InputError(f"--{name}-seconds", "more than 0", f"{seconds:g}", "Leave it out.")
+    keys = [_Key(source) for source in find()]
+    submitted = [entry for path in paths for entry in _submitted_files(Path(path))]
+    data.describe()  # decoded once, and not in the time of the first submission
+    if len(paths) > 1:  # the same name may stand in several folders
+        submitted = [(str(file), file) for _, file in submitted]
+    with progress.bar(len(submitted), "grading", "file") as bar:
+        for name, file in submitted:
+            try:
+                contents = list(_contents(file))
+            except (InputError, OSError) as error:
+                contents = []
+                yield Graded(name, None, (), _in_short(error))
+            for member, content in contents:
+                yield _grade(name + member, content, keys, cell_seconds, total_seconds)
+            bar.update()
+
+
+def table(graded: Sequence[Graded]) -> str:
+    """Return what was earned as text: a table for each assignment, then why points were lost."""
+    parts = []
+    for assignment in sorted({one.assignment for one in graded if one.assignment}):
+        rows = [one for one in graded if one.assignment == assignment]
+        lines = [f"{assignment}, {rows[0].possible:g} points"]
+        for number, mark in enumerate(rows[0].marks, 1):
+            lines.append(f"{number:>4}  {mark.task} ({mark.possible:g})")
+        width = max(len(row.submission) for row in rows)
+        heads = "".join(f"{number:>5}" for number in range(1, len(rows[0].marks) + 1))
+        lines += ["", f"{'':<{width}}{heads}   total  by hand"]
+        for row in rows:
+            given = "".join(f"{'·' if m.points is None else f'{m.points:g}':>5}" for m in row.marks)
+            lines.append(f"{row.submission:<{width}}{given}{row.points:>8g}{row.by_hand:>9g}")
+        parts.append("\n".join(lines))
+    reasons = []
+    for row in graded:
+        told = [row.problem] if row.problem else []
+        told += [f"{mark.task}: {mark.reason}" for mark in row.marks if mark.reason]
+        reasons += [row.submission, *(f"    {line}" for line in told)] if told else []
+    if reasons:
+        parts.append("\n".join(["Why points were not given:", "", *reasons]))
+    return "\n\n".join(parts)
+
+
+class _Key:
+    """What the submissions of one assignment are graded by.
+
+    Attributes:
+        name: of the assignment.
+        ids: of the cells that have one, in order.
+    """
+
+    def __init__(self, source: Chapter):
+        self.name = source.path.stem
+        self._source = nbformat.read(source.path, as_version=4)
+        blank = _released(self._source)
+        self._cells = {_id(cell): cell for cell in self._source.cells if _id(cell)}
+        self._blanks = {_id(cell): cell for cell in blank.cells if _id(cell)}
+        self.ids = list(self._cells)
+
+    def _cell(self, grade_id: str, answer: str | None = None) -> nbformat.NotebookNode:
+        """Return a cell as it is to be graded: an answer, or what the source has."""
+        cell = copy.deepcopy(self._blanks[grade_id])
+        if not cell.metadata.nbgrader.solution:
+            cell.source = self._cells[grade_id].source  # with its hidden tests
+        elif answer is not None:
+            cell.source = answer
+        return cell
+
+    def complete(self, submitted: Sequence[nbformat.NotebookNode]) -> nbformat.NotebookNode:
+        """Return the submission's answers and its own cells, with all else as in the source."""
+        last = {_id(cell): place for place, cell in enumerate(submitted)}  # of copies, the last
+        cells = []
+        for place, cell in enumerate(submitted):
+            grade_id = _id(cell)
+            if grade_id in self._cells and last[grade_id] == place:
+                cells.append(self._cell(grade_id, cell.source))
+            else:
+                cell.metadata = {}
+                cells.append(cell)
+        place = -1
+        for grade_id in self.ids:  # what was deleted goes behind what comes before it
+            if grade_id in last:
+                place = [_id(cell) for cell in cells].index(grade_id)
+            else:
+                place += 1
+                cells.insert(place, self._cell(grade_id))
+        return nbformat.v4.new_notebook(cells=cells, metadata=self._source.metadata)
+
+
+def _id(cell: nbformat.NotebookNode) -> str | None:
+    """Return the id that nbgrader knows a cell by, None if it has none."""
+    told = cell.metadata.get("nbgrader")
+    grade_id = told.get("grade_id") if isinstance(told, dict) else None
+    return grade_id if isinstance(grade_id, str) else None
+
+
+def _grade(
+    name: str, content: bytes, keys: Sequence[_Key], cell_seconds: float, total_seconds: float
+) -> Graded:
+    """Grade one notebook."""
+    try:
+        submitted = _read(content)
+    except Exception as error:  # whatever nbformat stumbles over in a file that is no notebook
+        return Graded(name, None, (), _line(f"no notebook ({type(error).__name__}: {error})"))
+    answered = {_id(cell) for cell in submitted} - {"set_up"}  # which all assignments have
+    key = max(keys, key=lambda key: len(answered.intersection(key.ids)))
+    if not answered.intersection(key.ids):
+        return Graded(name, None, (), f"answers none of {', '.join(key.name for key in keys)}")
+    notebook = key.complete(submitted)
+    problem = _execute(notebook, cell_seconds, total_seconds)
+    cells = {_id(cell): cell for cell in notebook.cells}
+    marks = [
+        _mark(cells[grade_id]) for grade_id in key.ids if cells[grade_id].metadata.nbgrader.grade
+    ]
+    return Graded(name, key.name, tuple(marks), problem)
+
+
+def _mark(cell: nbformat.NotebookNode) -> Mark:
+    """Return what an executed cell has earned, as nbgrader would have it."""
+    from nbgrader.utils import determine_grade
+
+    told = cell.metadata.nbgrader
+    task, possible = told.grade_id.removeprefix("test_"), float(told.points)
+    if cell.cell_type == "code":
+        if not cell.execution_count:
+            return Mark(task, 0.0, possible, "was not executed")
+        # nbgrader would take a result for a part of the points. Our tests have none, so it is
+        # the submission that shows one.
+        cell.outputs = [shown for shown in cell.outputs if shown.output_type != "execute_result"]
+    points, _ = determine_grade(cell)
+    reason = ""
+    if points == 0:
+        reason = "no answer"
+        for shown in cell.get("outputs", ()):
+            if shown.output_type == "error":
+                reason = f"{shown.ename}: {shown.evalue}".removesuffix(": ")
+            elif shown.get("name") == "stderr":
+                reason = f"written to standard error: {shown.text}"
+    return Mark(task, points, possible, _line(reason))
+
+
+def _execute(notebook: nbformat.NotebookNode, cell_seconds: float, total_seconds: float) -> str:
+    """Execute what can be executed, and return what kept it from its end, or nothing."""
+    from nbgrader.preprocessors import Execute
+
+    deadline = time.monotonic() + total_seconds
+    num_shown = 0
+    finished = set()
+
+    def seconds_for(cell: nbformat.NotebookNode) -> float:
+        return max(1, min(cell_seconds, deadline - time.monotonic()))
+
+    def stop_in_time(cell: nbformat.NotebookNode, cell_index: int) -> None:
+        if time.monotonic() > deadline:
+            raise _OutOfTimeError
+
+    async def finish(cell: nbformat.NotebookNode, cell_index: int, execute_reply: dict) -> None:
+        finished.add(cell_index)
+        note_error(cell=cell, execute_reply=execute_reply)
+
+    def keep_some(outs, message, display_id, cell_index):
+        """Keep what is shown until it is too much, and errors in any case."""
+        nonlocal num_shown
+        num_shown += len(str(message["content"]))
+        if num_shown > MAX_SHOWN and message["msg_type"] != "error":
+            return None
+        return keep(outs, message, display_id, cell_index)
+
+    client = Execute(
+        kernel_name="python3",
+        timeout_func=seconds_for,
+        on_cell_execute=stop_in_time,
+        error_on_timeout={
+            "ename": "CellTimeoutError",
+            "evalue": f"stopped after {cell_seconds:g} seconds",
+            "traceback": [""],
+        },
+        shutdown_kernel="immediate",
+        extra_arguments=execution.KERNEL_ARGUMENTS,
+    )
+    keep, client.output = client.output, keep_some
+    note_error, client.on_cell_executed = client.on_cell_executed, finish
+    client.log = logging.getLogger("cifarlib.assignments")
+    client.log.propagate = False
+    client.log.addHandler(logging.NullHandler())
+    client.nb = notebook
+    with (
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
+        tempfile.TemporaryFile() as native_log,
+    ):
+        client.resources = {"metadata": {"path": folder}}
+        environment = execution.environment(GRADING["CIFARLIB_PROFILE"], Path(folder)) | GRADING
+        environment["NBGRADER_EXECUTION"] = "autograde"  # as nbgrader tells a kernel
+        try:
+            execution.execute_client(client, environment, native_log)
+        except _OutOfTimeError:
+            return f"stopped after {total_seconds:g} seconds"
+        except DeadKernelError:
+            return "its kernel died"
+        except CellTimeoutError:
+            return f"a cell could not be interrupted after {cell_seconds:g} seconds"
+        except Exception as error:  # nbclient may stumble as well; others are to be graded yet
+            return _line(f"execution failed ({type(error).__name__}: {error})")
+        finally:
+            execution.drop_native_logs(notebook)
+            for place, cell in enumerate(notebook.cells):
+                if cell.cell_type == "code" and place not in finished:  # a count: it was begun
+                    cell.execution_count = None
+    return ""
+
+
+class _OutOfTimeError(Exception):
+    """A submission has used up its time."""
+
+
+def _released(source: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Return a student's notebook; the steps and their order are nbgrader's own."""
+    try:
+        from nbgrader import preprocessors as steps
+    except ImportError as error:
+        raise CifarlibError(
+            f"assignments need nbgrader ({error}). Install it: pip install 'nbgrader>=0.9.5'"
+        ) from error
+    from traitlets.config import Config
+
+    config = Config()
+    configure(config)
+    notebook = copy.deepcopy(source)
+    for step in (
+        steps.LockCells,
+        steps.ClearSolutions,
+        steps.ClearOutput,
+        steps.ClearHiddenTests,
+        steps.ComputeChecksums,
+        steps.CheckCellMetadata,
+    ):
+        notebook, _ = step(config=config).preprocess(notebook, {})
+    return notebook
+
+
+def _submitted_files(path: Path) -> list[tuple[str, Path]]:
+    """Return the files that may be submissions, with the names by which they are told."""
+    files_there = containers.files_in(path) if path.is_dir() else [(path.name, None)]
+    found = [
+        (name, path / name if path.is_dir() else path)
+        for name, _ in files_there
+        if name.endswith((".ipynb", ".zip")) and "/." not in f"/{name}"
+    ]
+    if not path.exists() or not found:
+        told = "none" if path.exists() else "nothing there"
+        advice = "Name a notebook, a zip file, or a folder that has some."
+        raise InputError(path, "submissions, .ipynb or .zip", told, advice)
+    return found
+
+
+def _contents(file: Path) -> Iterator[tuple[str, bytes]]:
+    """Yield the notebooks in a submitted file, each with its name in there, none for itself.
+
+    Raises:
+        InputError: if the file is damaged, too large, or no notebook is in it.
+    """
+    if file.suffix == ".ipynb":
+        size = file.stat().st_size
+        if size > containers.MAX_MEMBER_BYTES:
+            expected = f"at most {containers.MAX_MEMBER_BYTES:,} bytes"
+            raise InputError(file, expected, f"{size:,}", "Ask for it without its outputs.")
+        yield "", file.read_bytes()
+        return
+    members = containers.read_members(file, lambda name: name.endswith(".ipynb"))
+    if not members:
+        raise InputError(file, "a notebook in it", "none", "Ask for it again.")
+    for name, content in members.items():
+        yield f"/{name}", content
+
+
+def _read(content: bytes) -> list[nbformat.NotebookNode]:
+    """Return the cells of a submitted notebook, each with its text and its id alone."""
+    cells = []
+    for cell in nbformat.reads(content.decode(), as_version=4).cells:
+        is_code = cell.cell_type == "code"
+        make = nbformat.v4.new_code_cell if is_code else nbformat.v4.new_markdown_cell
+        cells.append(make(str(cell.source)))
+        if grade_id := _id(cell):
+            cells[-1].metadata["nbgrader"] = {"grade_id": grade_id}
+    return cells
+
+
+def _in_short(error: InputError | OSError) -> str:
+    """Return what is wrong with a file whose name is told already."""
+    if isinstance(error, InputError):
+        _, expected, found, _ = error.args
+        return _line(f"expected {expected}, found {found}")
+    return _line(str(error.strerror))
+
+
+def _line(text: str) -> str:
+    """Return a text in one line that is not too long, without colours."""
+    line = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", text).split())
+    return line if len(line) <= MAX_LINE else f"{line[:MAX_LINE]} …"
