@@ -111,12 +111,13 @@ def _parser() -> argparse.ArgumentParser:
                 help=f"the {profile} budgets, whatever CIFARLIB_PROFILE says",
             )
 
-    data = commands.add_parser(
-        "data",
-        help="get or describe the data set",
-        epilog="Example: cifarlib data info",
-        parents=[common],
-    ).add_subparsers(title="commands", required=True, metavar="COMMAND")
+    def add_group(name: str, summary: str, example: str):
+        added = commands.add_parser(
+            name, help=summary, epilog=f"Example: {example}", parents=[common]
+        )
+        return added.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    data = add_group("data", "get or describe the data set", "cifarlib data info")
     source = {"metavar": "S", "help": "archive, folder, http address or 'synthetic'"}
     fetch = add(
         data,
@@ -236,12 +237,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("--json", action="store_true", help="print JSON")
 
-    assignment = commands.add_parser(
+    assignment = add_group(
         "assignment",
-        help="make the notebooks that students get, or grade what they hand in",
-        epilog="Example: cifarlib assignment release 01",
-        parents=[common],
-    ).add_subparsers(title="commands", required=True, metavar="COMMAND")
+        "make the notebooks that students get, or grade what they hand in",
+        "cifarlib assignment release 01",
+    )
     release = add(
         assignment,
         "release",
@@ -264,9 +264,8 @@ def _parser() -> argparse.ArgumentParser:
         "paths", nargs="+", metavar="PATH", help="notebook or zip file, or a folder with such"
     )
     for limit, what in (("cell", "a cell"), ("total", "a notebook")):
-        grade.add_argument(
-            f"--{limit}-seconds", type=float, metavar="S", help=f"what {what} may take"
-        )
+        told = f"seconds that {what} may take"
+        grade.add_argument(f"--{limit}-seconds", type=float, metavar="S", help=told)
     grade.add_argument("--json", action="store_true", help="print JSON")
 
     results = add(

@@ -2,7 +2,8 @@
 
     python -m cifarlib.colab OWNER/NAME
 
-writes a repository on GitHub into pyproject.toml, README, every badge and every set-up cell.
+writes a repository on GitHub into pyproject.toml, README, every badge and every set-up cell, those
+of assignments as well.
 Imported before anything is installed, so that it needs the standard library only. Not for
 machines that are not Colab's: there README's commands install everything.
 """
@@ -142,7 +143,7 @@ def point_to(owner_and_name: str) -> None:
     """
     import nbformat
 
-    from cifarlib import chapters, files, results
+    from cifarlib import assignments, chapters, files, results
 
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", owner_and_name):
         advice = "Write it as GitHub shows it."
@@ -151,13 +152,16 @@ def point_to(owner_and_name: str) -> None:
     line = f'Repository = "https://github.com/{owner_and_name}"'
     text = re.sub(r"^Repository = .*$", line, project.read_text(encoding="utf-8"), flags=re.M)
     files.write_text(project, text)
-    for chapter in chapters.find():
+    cloned = f"https://github.com/{owner_and_name} "
+    for chapter in (*(known := chapters.find()), *assignments.find()):
         notebook = nbformat.read(chapter.path, as_version=4)
-        first, set_up_cell = notebook.cells[:2]
-        title, _, rest = BADGE.sub("", first.source).partition("\n\n")
-        first.source = f"{title}\n\n{badge(chapter.path.name)}\n\n{rest}"
-        cloned = f"https://github.com/{owner_and_name} "
-        set_up_cell.source = _CLONED.sub(cloned, set_up_cell.source)
+        if chapter in known:
+            first = notebook.cells[0]
+            title, _, rest = BADGE.sub("", first.source).partition("\n\n")
+            first.source = f"{title}\n\n{badge(chapter.path.name)}\n\n{rest}"
+        for cell in notebook.cells:
+            if cell.cell_type == "code":
+                cell.source = _CLONED.sub(cloned, cell.source)
         files.write_text(chapter.path, nbformat.writes(notebook) + "\n")
     results.stamp_readme()
 

@@ -4,6 +4,7 @@ import copy
 import csv
 import itertools
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -16,7 +17,7 @@ import nbformat
 import pytest
 
 import cifarlib
-from cifarlib import assignments, cli, data, execution, settings, synthetic
+from cifarlib import assignments, chapters, cli, data, execution, settings, synthetic
 from cifarlib.errors import CifarlibError, InputError
 
 ROOT = Path(cifarlib.__file__).parent.parent
@@ -186,8 +187,10 @@ def test_sources_are_committed_without_outputs(path):
     assert cells[0].source == 'STUDENT_NAME = ""\nSTUDENT_ID = ""'
 
 
-def test_all_assignments_share_one_set_up_cell():
-    assert len({c.source for p in SOURCES for c in read(p).cells if c.id == "set-up"}) == 1
+def test_all_assignments_share_the_set_up_cell_of_the_chapters():
+    of_chapters = read(chapters.find()[0].path).cells[1].source
+    for path in SOURCES:
+        assert [c.source for c in read(path).cells if c.id == "set-up"] == [of_chapters]
 
 
 @every_source
@@ -576,7 +579,10 @@ def test_the_table_tells_points_by_task_and_why_some_were_not_given():
 
 def nbgrader(folder: Path, *arguments: str) -> None:
     command = [sys.executable, "-m", "nbgrader", *arguments]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    # It starts alembic, which is where Python is.
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = {**os.environ, "PATH": path}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 

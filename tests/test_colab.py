@@ -39,7 +39,7 @@ def checkout(tmp_path, monkeypatch):
     """Return a copy of what this checkout has, which Colab and its own tests may write to."""
     root = tmp_path / "checkout"
     root.mkdir()
-    for name in ("cifarlib", "notebooks", "results"):
+    for name in ("assignments", "cifarlib", "notebooks", "results"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "requirements.txt", "README.md"):
         shutil.copy(ROOT / name, root / name)
