@@ -114,7 +114,8 @@ def overview() -> pd.DataFrame:
     Returns:
         A row for each record, by colour and accuracy, named ``"model, recipe"``, with ``color``,
         ``accuracy`` and its ``sd`` (fractions), ``n``, ``epochs``, ``parameters``,
-        ``multiply_adds`` of an image, ``minutes`` of training a seed and ``trained_on`` what,
+        ``multiply_adds`` of an image, those of ``training`` a seed, its ``minutes`` and what it
+        was ``trained_on``,
         ``milliseconds`` for one image on one core, ``images_per_second`` on one core in
         batches, ``megabytes`` on disk, ``calibration_error`` (a fraction), and ``is_stale``.
         NaN for what is not recorded.
@@ -137,8 +138,8 @@ def overview() -> pd.DataFrame:
                 "trained_on": result.hardware,
                 "is_stale": False,
             }
-    columns = ["accuracy", "sd", "n", "epochs", "parameters", "multiply_adds", "minutes"]
-    columns += ["trained_on", "milliseconds", "images_per_second", "megabytes"]
+    columns = ["accuracy", "sd", "n", "epochs", "parameters", "multiply_adds", "training"]
+    columns += ["minutes", "trained_on", "milliseconds", "images_per_second", "megabytes"]
     columns += ["calibration_error", "is_stale"]
     index = pd.MultiIndex.from_tuples(rows, names=["model", "color"])
     table = pd.DataFrame(list(rows.values()), index, columns)
@@ -160,13 +161,14 @@ def _row_of(result: results.Result, model: str) -> dict[str, Any]:
     }
 
 
-def _size_of(entry: Entry) -> dict[str, int | None]:
+def _size_of(entry: Entry) -> dict[str, float]:
     if entry.model not in models.DESIGNS:
         return {}
     network = models.build(entry.model, entry.color)
     return {
         "parameters": network.count_params(),
         "multiply_adds": models.multiply_adds(network),
+        "training": entry.cost(),
     }
 
 
@@ -174,7 +176,7 @@ def table() -> str:
     """Return the overview as Markdown; stale records are marked."""
     lines = [
         "| model, recipe | colour | test accuracy (%) | parameters | million multiply-adds "
-        "| minutes of training a seed | ms for an image |",
+        "| million millions to train | ms for an image |",
         "|---|---|--:|--:|--:|--:|--:|",
     ]
     for (model, color), row in overview().iterrows():
@@ -183,7 +185,7 @@ def table() -> str:
             results.in_percent(row["accuracy"], row["sd"], row["n"]),
             _told(row["parameters"], ",.0f"),
             _told(row["multiply_adds"] / 1e6, ",.1f"),
-            _told(row["minutes"], ",.0f"),
+            _told(row["training"] / 1e12, ",.0f"),
             _told(row["milliseconds"], ",.1f"),
         )
         lines.append(f"| {model}{mark} | {color} | {' | '.join(figures)} |")

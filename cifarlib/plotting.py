@@ -16,6 +16,7 @@ from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
+from matplotlib.transforms import Bbox
 
 from cifarlib import data
 
@@ -392,12 +393,54 @@ def plot_tradeoff(table: pd.DataFrame, cost: str, gain: str, title: str = "") ->
     ax.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
     ax.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:,g}"))
     ax.xaxis.set_minor_formatter(ticker.NullFormatter())
-    for name, (x, y) in shown.iterrows():
-        ax.annotate(name, (x, y), xytext=(5, 4), textcoords="offset points", fontsize=8)
     ax.set(xlabel=cost, ylabel=gain)
-    ax.margins(x=0.12)
+    ax.margins(x=0.15, y=0.1)
     ax.legend(loc="lower right")
+    _name_points(ax, shown)
     return figure
+
+
+# Where a name may stand beside its point, in points of type, and how it is aligned there.
+_BESIDE = (
+    ((5, 4), "left", "bottom"),
+    ((5, -4), "left", "top"),
+    ((-5, 4), "right", "bottom"),
+    ((-5, -4), "right", "top"),
+    ((5, 24), "left", "bottom"),
+    ((-5, -24), "right", "top"),
+)
+
+
+def _name_points(ax: Axes, points: pd.DataFrame) -> None:
+    """Write each point's name beside it, where it covers no other name if there is such a place.
+
+    Args:
+        ax: with everything else drawn.
+        points: a named row each, two columns: x and y.
+    """
+    ax.figure.draw_without_rendering()  # the layout decides where things are
+    inside = ax.get_window_extent()
+    taken = [ax.get_legend().get_window_extent()]
+    taken += [Bbox.from_bounds(*(place - 4), 8, 8) for place in ax.transData.transform(points)]
+
+    def is_free(extent: Bbox) -> bool:
+        is_inside = inside.x0 <= extent.x0 and extent.x1 <= inside.x1
+        return is_inside and not any(extent.overlaps(other) for other in taken)
+
+    for name, place in points.iterrows():
+        written = []
+        for offset, side, level in _BESIDE:
+            aligned = {"ha": side, "va": level, "fontsize": 8}
+            text = ax.annotate(name, place, offset, textcoords="offset points", **aligned)
+            written.append(text)
+            if is_free(text.get_window_extent()):
+                break
+        else:
+            text = written[0]  # crowded: better there than nowhere
+        for other in written:
+            if other is not text:
+                other.remove()
+        taken.append(text.get_window_extent())
 
 
 def plot_search(trials: pd.DataFrame) -> Figure:

@@ -203,7 +203,7 @@ def test_networks_are_tabled_by_colour_and_accuracy_and_stale_ones_are_marked():
     table = results.stamp("<!-- results: networks --><!-- end -->").splitlines()
     # the published 3,693,066 without two more channels of 32 filters of 3×3
     assert table[3] == (
-        "| small_cnn, modern | gray | 72.0 ± 2.0 (n = 3) | 3,692,490 | 4.0 | 2 | 1.5 |"
+        "| small_cnn, modern | gray | 72.0 ± 2.0 (n = 3) | 3,692,490 | 4.0 | 16 | 1.5 |"
     )
     assert table[4].startswith("| small_cnn, modern (stale: of other code) | rgb | 80.0 (n = 1) |")
 
@@ -225,6 +225,7 @@ def test_the_overview_has_what_each_approach_earns_and_costs():
     network = table.loc["baseline, modern", "gray"]
     assert network[["accuracy", "n", "minutes", "parameters"]].tolist() == [0.75, 2, 1, 72_842]
     assert network["multiply_adds"] == 3_981_056
+    assert network["training"] == pytest.approx(3 * 3_981_056 * SMALL.config(3).epochs * 45_000)
     assert network[["milliseconds", "images_per_second", "megabytes"]].tolist() == [1.5, 1000, 3.5]
     assert network["calibration_error"] == 1 and not network["is_stale"]
     assert network["trained_on"] == devices.describe_cpu()

@@ -1,5 +1,7 @@
 """Figures: what they show, not how they look."""
 
+import itertools
+
 import matplotlib
 import numpy as np
 import pandas as pd
@@ -228,6 +230,19 @@ def test_the_front_is_what_nothing_cheaper_reaches():
     figure.canvas.draw()
     assert {"2", "5", "10", "20"} <= {label.get_text() for label in ax.get_xticklabels()}
     assert (ax.get_xlabel(), ax.get_ylabel(), ax.get_xscale()) == ("cost", "gain", "log")
+
+
+def test_names_of_points_that_lie_together_do_not_cover_each_other():
+    places = {"cost": [10.0, 10.1, 10.2, 90.0, 91.0], "gain": [50.0, 50.2, 50.1, 80.0, 80.0]}
+    names = ["one of them", "another one", "the third", "at the right edge", "and another there"]
+    figure = plotting.plot_tradeoff(pd.DataFrame(places, index=names), "cost", "gain")
+    figure.canvas.draw()
+    (ax,) = figure.axes
+    extents = [text.get_window_extent() for text in ax.texts]
+    assert [text.get_text() for text in ax.texts] == names
+    for first, second in itertools.combinations(extents, 2):
+        assert not first.overlaps(second)
+    assert max(extent.x1 for extent in extents) <= ax.get_window_extent().x1
 
 
 def test_a_search_shows_how_each_trial_ended_and_the_best_so_far():
