@@ -223,7 +223,8 @@ def execute_client(
 
 # How TensorFlow's C++ code writes: level, time, thread, file and line.
 _NATIVE_LOG = re.compile(
-    r"^(WARNING: All log messages before absl|[IWEF]\d{4} [\d:.]+ +\d+ \S+:\d+\]).*\n?",
+    r"^(WARNING: All log messages before absl|[IWEF]\d{4} [\d:.]+ +\d+ \S+:\d+\]"
+    r"|To enable the following instructions: .*rebuild TensorFlow).*\n?",
     re.MULTILINE,
 )
 

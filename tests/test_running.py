@@ -116,6 +116,7 @@ def test_what_tensorflow_says_when_it_starts_is_not_in_the_report(checkout):
     said = (
         "WARNING: All log messages before absl::InitializeLog() is called are written to STDERR\n"
         "I0000 00:00:1795273381.198786   27958 port.cc:153] oneDNN custom operations are on.\n"
+        "To enable the following instructions: AVX2 FMA, in other operations, rebuild TensorFlow.\n"
     )
     root = checkout(
         _01_a=[
