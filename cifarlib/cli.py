@@ -304,6 +304,8 @@ def _data_info(options: argparse.Namespace) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
+    if options.record:
+        _import_keras(options)  # README's table of networks tells which of them are stale
     from cifarlib import running
 
     running.run(
