@@ -384,6 +384,10 @@ def plot_tradeoff(table: pd.DataFrame, cost: str, gain: str, title: str = "") ->
     best = shown[gain].cummax().shift(fill_value=-np.inf)
     is_front = shown[gain] > best
     front = shown[is_front]
+    if shown.empty:
+        ax.set(xlabel=cost, ylabel=gain)
+        ax.text(0.5, 0.5, "nothing is known of these", ha="center", transform=ax.transAxes)
+        return figure
     ax.step(front[cost], front[gain], where="post", color="gray", linewidth=1, zorder=1)
     for is_on, marker in ((True, "o"), (False, "x")):
         part = shown[is_front == is_on]

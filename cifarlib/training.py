@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import importlib
 import inspect
 import json
 import math
@@ -659,11 +660,33 @@ def design_digest(network: keras.Model) -> str:
 
 def _described(network: keras.Model) -> bytes:
     """Return what tells designs apart. Layers' names do not: they count up within a process."""
-    text = json.dumps(network.get_config(), default=str)
+    text = json.dumps(_without_defaults(network.get_config()), default=str, sort_keys=True)
     names = dict.fromkeys(re.findall(r'"name": "([^"]+)"', text))
     for index, name in enumerate(names):  # a key may read the same, such as "activation"
         text = re.sub(f'"{re.escape(name)}"(?!:)', f'"#{index}"', text)
     return text.encode()
+
+
+def _without_defaults(config: Any) -> Any:
+    """Return a configuration without what Keras would do anyhow.
+
+    Each version of Keras adds options, and a network that uses none of them is the same network.
+    """
+    if isinstance(config, dict):
+        options = {name: _without_defaults(value) for name, value in config.items()}
+        module, name = str(config.get("module")), config.get("class_name")
+        if module.startswith("keras.") and isinstance(config.get("config"), dict):
+            made = getattr(importlib.import_module(module), name).__init__
+            known = inspect.signature(made).parameters
+            options["config"] = {
+                option: _without_defaults(value)
+                for option, value in config["config"].items()
+                if option not in known or known[option].default != value
+            }
+        return options
+    if isinstance(config, (list, tuple)):
+        return [_without_defaults(value) for value in config]
+    return config
 
 
 @functools.cache

@@ -232,6 +232,13 @@ def test_the_front_is_what_nothing_cheaper_reaches():
     assert (ax.get_xlabel(), ax.get_ylabel(), ax.get_xscale()) == ("cost", "gain", "log")
 
 
+def test_a_tradeoff_of_nothing_says_so():
+    table = pd.DataFrame({"cost": [np.nan], "gain": [50.0]}, index=["a"])
+    figure = plotting.plot_tradeoff(table, "cost", "gain")
+    figure.canvas.draw()
+    assert "nothing is known of these" in texts(figure)
+
+
 def test_names_of_points_that_lie_together_do_not_cover_each_other():
     places = {"cost": [10.0, 10.1, 10.2, 90.0, 91.0], "gain": [50.0, 50.2, 50.1, 80.0, 80.0]}
     names = ["one of them", "another one", "the third", "at the right edge", "and another there"]

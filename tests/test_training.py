@@ -801,3 +801,21 @@ def test_the_digest_of_the_code_forgets_the_seed_and_nothing_else(monkeypatch):
     ]
     monkeypatch.setattr(training, "_engine", lambda: b"another engine")
     assert len({digest, *others, training.code_digest(asked)}) == 6
+
+
+def test_a_design_is_the_same_whatever_options_a_version_of_keras_knows():
+    """An option at its default is none, whether it is listed or not."""
+
+    def described(**listed):
+        layer = keras.layers.Conv2D(4, 3, padding="same", name="a")
+        layer.get_config = lambda: {**keras.layers.Conv2D.get_config(layer), **listed}
+        inputs = keras.Input((8, 8, 1))
+        return training.design_digest(keras.Model(inputs, layer(inputs)))
+
+    plain = described()
+    assert described(groups=1) == described(strides=(1, 1)) == plain
+    assert len({plain, described(groups=2), described(padding="valid"), described(odd=1)}) == 4
+    initial = {"class_name": "GlorotUniform", "module": "keras.initializers"}
+    same = {**initial, "config": {"seed": None}, "registered_name": None}
+    other = {**initial, "config": {"seed": 3}, "registered_name": None}
+    assert described(kernel_initializer=same) == plain != described(kernel_initializer=other)
