@@ -427,7 +427,7 @@ def _submitted_files(path: Path) -> list[tuple[str, Path]]:
     found = [
         (name, path / name if path.is_dir() else path)
         for name, _ in files_there
-        if name.endswith((".ipynb", ".zip")) and "/." not in f"/{name}"
+        if name.endswith((".ipynb", ".zip")) and not containers.is_hidden(name)
     ]
     if not path.exists() or not found:
         told = "none" if path.exists() else "nothing there"
