@@ -770,3 +770,59 @@ def test_two_devices_learn_what_one_does(run_python):
     process = run_python(SCRIPT.format(backend=BACKEND), env={**os.environ, **options})
     output, errors = process.communicate(timeout=120)
     assert output.split() == ["two", "devices"], errors
+
+
+# Pooling
+
+
+def pooling(**options) -> keras.Model:
+    inputs = keras.Input((7, 8, 3))
+    scaled = layers.Rescaling(1.0)(inputs)
+    return keras.Model(inputs, layers.ReLU()(layers.MaxPooling2D(**options)(scaled)))
+
+
+@on_a_processor
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("pool_size", [2, (2, 3)])
+def test_pooling_by_tiles_is_pooling(pool_size, precision):
+    network = pooling(pool_size=pool_size)
+    tiled = compute.prepare(network, precision).layers[2]
+    assert isinstance(tiled, compute._TiledMaxPooling2D)
+    assert tiled.compute_dtype == precision
+    rng = np.random.default_rng(0)
+    # Whole numbers that differ within an image, exact in few bits.
+    images = np.stack([rng.permutation(168).reshape(7, 8, 3) for _ in range(3)]) * 1.0
+    upstream = rng.integers(-8, 8, (3, *network.layers[2].output.shape[1:]))
+    plain = layers.MaxPooling2D(pool_size, dtype=precision)
+    found, expected = (learned(each, images, upstream) for each in (tiled, plain))
+    np.testing.assert_array_equal(found[0], expected[0])
+    np.testing.assert_array_equal(found[1], expected[1])
+
+
+@on_a_processor
+def test_pixels_that_are_equally_large_share_the_gradient():
+    images = np.array([[3.0, 3.0], [3.0, 1.0]]).reshape(1, 2, 2, 1)
+    _, (gradient,) = learned(compute._TiledMaxPooling2D(2), images, 6.0)
+    np.testing.assert_allclose(gradient[0, ..., 0], [[2, 2], [2, 0]])
+
+
+@pytest.mark.parametrize("options", [{"strides": 1}, {"padding": "same"}])
+def test_other_pooling_is_left_as_it_is(options):
+    network = pooling(**options)
+    assert type(compute.prepare(network, "float32").layers[2]) is layers.MaxPooling2D
+
+
+# Other sizes
+
+
+def test_at_another_size_a_network_has_the_same_weights():
+    def pooled_globally(x):
+        x = layers.MaxPooling2D(2)(layers.Conv2D(4, 3, activation="relu")(x))
+        return layers.GlobalAveragePooling2D()(layers.BatchNormalization()(x))
+
+    network = functional(pooled_globally)
+    smaller = compute.at_size(network, 6)
+    assert smaller.input_shape == (None, 6, 6, 3)
+    assert {id(v) for v in smaller.weights} == {id(v) for v in network.weights}
+    with pytest.raises(ValueError):
+        compute.at_size(functional(plain), 6)
