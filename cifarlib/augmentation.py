@@ -9,6 +9,7 @@ Training calls them and nothing else does: validation and test images stay as th
 import math
 
 import keras
+import numpy as np
 from keras import ops
 
 from cifarlib.errors import InputError, nearest
@@ -325,6 +326,26 @@ def warp(images, matrices):
     upper_row = _blend(_pick(images, top, left), _pick(images, top, right), right_share)
     lower_row = _blend(_pick(images, lower, left), _pick(images, lower, right), right_share)
     return _blend(upper_row, lower_row, lower_share)
+
+
+def shrink(images, size: int):
+    """Make images smaller: each new pixel is the mean of the area that it covers.
+
+    Args:
+        images: float tensor of shape (n, side, side, C).
+        size: the new side in pixels, at most the old.
+
+    Returns:
+        Tensor of shape (n, size, size, C).
+    """
+    side = images.shape[1]
+    if size == side:
+        return images
+    edges = np.arange(size + 1)[:, None] * (side / size)
+    until_edge = np.clip(edges - np.arange(side), 0, 1)  # share of each pixel before each edge
+    shares = np.diff(until_edge, axis=0) * (size / side)
+    shares = ops.convert_to_tensor(shares.astype(np.float32))
+    return ops.einsum("ih,jw,nhwc->nijc", shares, shares, images)
 
 
 def _mirror(images, chosen):

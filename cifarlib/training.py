@@ -80,6 +80,9 @@ class Config:
         ("flip", "crop"), f"any of {', '.join(augmentation.NAMES)}"
     )
     augmentation_strength: float = _field(1.0, "scales turns, shifts and the like; 0 to 2")
+    image_sizes: tuple[int, ...] = _field(
+        (32,), "sides of the training images, each for an equal part of the epochs"
+    )
     label_smoothing: float = _field(0.1, "share of each label spread over all classes")
     optimizer: str = _field("adamw", ", ".join(OPTIMIZERS))
     learning_rate: float = _field(3e-3, "the largest one")
@@ -116,6 +119,7 @@ class Config:
                 told = f"{'a whole' if kind is int else 'a'} number from {low:g} to {high:g}"
                 raise InputError(name, told, repr(value), "Correct it.")
             object.__setattr__(self, name, kind(value))
+        self._check_image_sizes()
         if self.batch_size % self.num_devices:
             raise InputError(
                 "batch_size",
@@ -123,6 +127,22 @@ class Config:
                 str(self.batch_size),
                 "Change one of the two.",
             )
+
+    def _check_image_sizes(self) -> None:
+        sizes = self.image_sizes
+        if not isinstance(sizes, (tuple, list)) or not all(
+            isinstance(size, numbers.Integral) and 8 <= size <= models.IMAGE_SIZE for size in sizes
+        ):
+            told = f"a tuple of whole numbers from 8 to {models.IMAGE_SIZE}"
+            raise InputError("image_sizes", told, repr(sizes), "Correct it.")
+        object.__setattr__(self, "image_sizes", tuple(int(size) for size in sizes))
+        if not 1 <= len(sizes) <= self.epochs:
+            told = f"from 1 to {self.epochs} sizes, an epoch for each"
+            raise InputError("image_sizes", told, repr(sizes), "Train longer, or use fewer.")
+
+    def image_size(self, epoch: int) -> int:
+        """Return the side of the training images in an epoch, counted from 1."""
+        return self.image_sizes[(epoch - 1) * len(self.image_sizes) // self.epochs]
 
     @property
     def model_name(self) -> str:
@@ -135,7 +155,8 @@ class Config:
         model = self.model if isinstance(self.model, str) else self.model_name
         if isinstance(self.model, layered.LayeredCNN):
             model = self.model.as_json()
-        return {**fields, "model": model, "augmentation": list(self.augmentation)}
+        lists = {name: list(fields[name]) for name in ("augmentation", "image_sizes")}
+        return {**fields, "model": model, **lists}
 
 
 _CHOICES = {
@@ -236,7 +257,11 @@ def train(
         }
         if kept_in is not None:
             del asked["model"]  # under whatever name, the design is the same
-            name = _digest(json.dumps(asked, sort_keys=True).encode(), _engine())
+            name = _digest(
+                json.dumps(asked, sort_keys=True).encode(),
+                _source_of_learning(),
+                inspect.getsource(compute).encode(),
+            )
             folder, resume = Path(kept_in) / name, True
             if runs.is_finished(folder):  # several processes may read it
                 return _read(folder)
@@ -282,6 +307,9 @@ class _Learner(keras.Model):
         super().__init__(name="learner")
         self.steps_per_epoch = steps_per_epoch
         self.network = network
+        self.size = models.IMAGE_SIZE
+        # A function, since Keras would count the weights of each network that it sees.
+        self.network_at = {self.size: network, **_smaller_networks(network, config)}.get
         self.augment = augmentation.Augmentation(config.augmentation, config.augmentation_strength)
         self.ema = config.ema
         is_summed = keras.backend.backend() == "tensorflow"
@@ -326,7 +354,15 @@ class _Learner(keras.Model):
         if training:
             epoch = self._count_step()
             pictures, targets = self.augment(pictures, targets, places, epoch)
-        return {"logits": self.network(pictures, training=training), "targets": targets}
+            pictures = augmentation.shrink(pictures, self.size)
+        network = self.network_at(self.size) if training else self.network
+        return {"logits": network(pictures, training=training), "targets": targets}
+
+    def set_size(self, size: int) -> None:
+        """Train on images of another size from now on."""
+        if size != self.size:
+            self.size = size
+            self.make_train_function(force=True)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         loss = self.cross_entropy(y_pred["targets"], y_pred["logits"])
@@ -363,6 +399,22 @@ class _Learner(keras.Model):
         yield
         for (weight, _), value in zip(pairs, kept, strict=True):
             weight.assign(value)
+
+
+def _smaller_networks(network: keras.Model, config: Config) -> dict[int, keras.Model]:
+    """Return the network for each size of training images below the usual."""
+    smaller = {}
+    for size in {*config.image_sizes} - {models.IMAGE_SIZE}:
+        try:
+            smaller[size] = compute.at_size(network, size)
+        except ValueError as error:
+            raise InputError(
+                "image_sizes",
+                f"{models.IMAGE_SIZE} for {config.model_name}, whose layers need it",
+                str(size),
+                "Leave it out, or end the design in a global pooling.",
+            ) from error
+    return smaller
 
 
 class _Watch(keras.callbacks.Callback):
@@ -439,6 +491,7 @@ class _Session:
             rate = schedules.after_plateaus(self.config.learning_rate, losses)
             self.optimizer.learning_rate.assign(rate)
         began = time.monotonic()
+        self.learner.set_size(self.config.image_size(epoch))
         order = np.random.default_rng((self.config.seed, epoch)).permutation(self.kept)
         order = order[: self.num_steps * self.batch_size].astype(np.int32)
         fitted = self.learner.fit(
@@ -572,7 +625,7 @@ def command(config: Config) -> str:
         if value == field.default:
             continue
         if isinstance(value, tuple):
-            value = ",".join(value) or "none"
+            value = ",".join(map(str, value)) or "none"
         words.append(f"--{field.name.replace('_', '-')} {value}")
     return " ".join(words)
 
@@ -646,11 +699,15 @@ def code_digest(config: Config) -> str:
     """Return what tells apart the code that trains a configuration, whatever seed and images.
 
     Design, configuration and engine decide it; comments and docstrings of the engine do, too.
+    How it is computed (`compute`) does not: by whatever kernels, the function is the same but
+    for rounding, as it is between machines.
     """
     asked = config.as_json()
     del asked["seed"]
     network = models.build(config.model, config.color)
-    return _digest(json.dumps(asked, sort_keys=True).encode(), _described(network), _engine())
+    return _digest(
+        json.dumps(asked, sort_keys=True).encode(), _described(network), _source_of_learning()
+    )
 
 
 def design_digest(network: keras.Model) -> str:
@@ -690,9 +747,10 @@ def _without_defaults(config: Any) -> Any:
 
 
 @functools.cache
-def _engine() -> bytes:
-    """Return the source of what decides how training goes."""
-    parts = (_Learner, _Session, _places, _scaling, _optimizer, augmentation, compute, schedules)
+def _source_of_learning() -> bytes:
+    """Return the source of what decides what is learned."""
+    parts = (_Learner, _Session, _places, _scaling, _optimizer)
+    parts += (augmentation, optimizers, schedules, whitening)
     return "".join(map(inspect.getsource, parts)).encode()
 
 

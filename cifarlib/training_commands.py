@@ -159,12 +159,12 @@ def _parser(name: str, defaults: dict[str, Any]) -> argparse.ArgumentParser:
     parser.add_argument("model", metavar="MODEL", help=model.metadata["help"])
     for field in fields:
         default = defaults.get(field.name, field.default)
-        default = ",".join(default) if isinstance(default, tuple) else default
+        default = ",".join(map(str, default)) if isinstance(default, tuple) else default
         default = "" if default is None else f" (default: {default})"
         kind = str(getattr(field.type, "__name__", field.type)).removesuffix(" | None")
         parser.add_argument(
             f"--{field.name.replace('_', '-')}",
-            type=_KINDS.get(kind, _names),
+            type=_numbers if field.type == tuple[int, ...] else _KINDS.get(kind, _names),
             metavar=field.name.rpartition("_")[2].upper(),
             help=f"{field.metadata['help']}{default}".replace("%", "%%"),
         )
@@ -193,6 +193,14 @@ def _in_short(changes: dict[str, Any]) -> str:
 
 def _names(text: str) -> tuple[str, ...]:
     return () if text in ("", "none") else tuple(name.strip() for name in text.split(","))
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(number) for number in text.split(","))
+    except ValueError:
+        told = f"expected whole numbers such as 24,32, found {text!r}"
+        raise argparse.ArgumentTypeError(told) from None
 
 
 def _config(asked: dict[str, Any]) -> training.Config:

@@ -649,3 +649,18 @@ def test_autocontrast_leaves_what_has_no_contrast_as_pillow_does(one_round):
     found, _ = change("randaugment", images)
     # Brightness alone makes it darker than 96, by 60 % at most.
     assert found.min() > 39
+
+
+def test_shrunken_pixels_are_means_of_the_areas_they_cover():
+    images = np.random.default_rng(0).uniform(0, 255, (3, 32, 32, 2)).astype(np.float32)
+    halves = numpy_of(augmentation.shrink(images, 16))
+    np.testing.assert_allclose(halves, images.reshape(3, 16, 2, 16, 2, 2).mean((2, 4)), rtol=1e-5)
+    # 24 of 32: each new pixel covers one and a third, repeated each is four thirds wide.
+    shrunken = numpy_of(augmentation.shrink(images, 24))
+    fine = images.repeat(3, axis=1).repeat(3, axis=2).reshape(3, 24, 4, 24, 4, 2)
+    np.testing.assert_allclose(shrunken, fine.mean((2, 4)), rtol=1e-5)
+
+
+def test_shrinking_to_the_same_size_changes_nothing():
+    images = keras.ops.ones((2, 32, 32, 1))
+    assert augmentation.shrink(images, 32) is images

@@ -106,7 +106,7 @@ def test_a_record_of_other_code_or_recipe_is_stale_and_begun_anew(monkeypatch):
     result = leaderboard.record(SMALL, {3: row()})
     assert not leaderboard.is_stale(result)
     with monkeypatch.context() as patch:
-        patch.setattr(training, "_engine", lambda: b"another engine")
+        patch.setattr(training, "_source_of_learning", lambda: b"other code")
         assert leaderboard.is_stale(result)
         assert leaderboard.record(SMALL, {5: row()}).seeds == (5,)
     result = leaderboard.record(SMALL, {3: row()})
@@ -275,7 +275,7 @@ def test_claims_that_nothing_was_measured_for_and_those_about_unknown_layers():
 
 def test_a_stale_record_proves_nothing(monkeypatch):
     leaderboard.record(Entry("dense_net"), {0: measured_as(0.5, validation=0.5)})
-    monkeypatch.setattr(training, "_engine", lambda: b"another engine")
+    monkeypatch.setattr(training, "_source_of_learning", lambda: b"other code")
     assert leaderboard.verdicts().loc["dense_net", "rgb"]["verdict"] == "not run"
 
 

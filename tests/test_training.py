@@ -105,6 +105,7 @@ CHANGES = {
     "scaling": "unit",
     "augmentation": ("rotate",),
     "augmentation_strength": 2.0,
+    "image_sizes": (16, 32),
     "label_smoothing": 0.0,
     "optimizer": "rmsprop",
     "learning_rate": 0.01,
@@ -331,9 +332,43 @@ def test_resuming_with_other_images_is_refused(split, tmp_path):
         training.train(config(), other, folder=tmp_path / "run", resume=True)
 
 
-@pytest.mark.parametrize("schedule", ["plateau", "one_cycle"])
-def test_an_interrupted_run_ends_as_if_it_had_not_been(schedule, split, tmp_path):
-    changes = {"schedule": schedule, "epochs": 6, "augmentation": ("flip", "mixup", "randaugment")}
+def test_sizes_share_the_epochs_and_the_last_gets_what_is_left():
+    asked = config(epochs=8, image_sizes=(16, 24, 32))
+    assert [asked.image_size(epoch) for epoch in range(1, 9)] == [16] * 3 + [24] * 3 + [32] * 2
+
+
+def pooled(x):
+    """Do what `narrow` does, to images of half the size."""
+    return narrow(keras.layers.AveragePooling2D(2)(x))
+
+
+def test_smaller_images_are_means_of_the_larger_ones(split):
+    still = {"augmentation": (), "epochs": 2}
+    run = training.train(config(image_sizes=(16,), **still), split)
+    by_hand = training.train(config(model=pooled, **still), split)
+    np.testing.assert_allclose(run.history["loss"], by_hand.history["loss"], rtol=1e-5)
+    # Whatever they were trained on, all are judged on images of the usual size.
+    assert run.model.input_shape == (None, 32, 32, 3)
+    assert np.abs(run.history["validation_loss"] - by_hand.history["validation_loss"]).max() > 1e-4
+
+
+def flat(x):
+    """Need images of one size."""
+    return keras.layers.Flatten()(keras.layers.Conv2D(3, 3, strides=4)(x))
+
+
+def test_a_design_that_needs_whole_images_is_refused_before_anything_is_written(split, tmp_path):
+    with pytest.raises(InputError, match="32 for flat, whose layers need it, found 16"):
+        training.train(config(model=flat, image_sizes=(16, 32)), split, folder=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"schedule": "plateau"}, {"schedule": "one_cycle"}, {"image_sizes": (16, 24, 32)}],
+)
+def test_an_interrupted_run_ends_as_if_it_had_not_been(changes, split, tmp_path):
+    changes |= {"epochs": 6, "augmentation": ("flip", "mixup", "randaugment")}
     whole = training.train(config(**changes), split)
     for num_epochs in (2, 3):
         with pytest.raises(KeyboardInterrupt):
@@ -441,6 +476,11 @@ def test_two_processes_do_not_train_in_one_folder(split, tmp_path):
         ({"optimizer": "adamW"}, "Did you mean adamw"),
         ({"augmentation": ("flips",)}, "Did you mean flip"),
         ({"augmentation": ("flip", "flip")}, "each name once"),
+        ({"image_sizes": (7, 32)}, "whole numbers from 8 to 32"),
+        ({"image_sizes": (24, 40)}, "whole numbers from 8 to 32"),
+        ({"image_sizes": 24}, "a tuple of whole numbers"),
+        ({"image_sizes": ()}, "from 1 to 3 sizes"),
+        ({"image_sizes": (16, 20, 24, 32)}, "an epoch for each"),
         ({"precision": "float8"}, "Did you mean float"),
         ({"scaling": "standardised"}, "Did you mean standardized"),
         ({"epochs": 0}, "epochs: expected a whole number from 1"),
@@ -799,7 +839,7 @@ def test_the_digest_of_the_code_forgets_the_seed_and_nothing_else(monkeypatch):
         training.code_digest(dataclasses.replace(asked, **change))
         for change in ({"model": "vgg6"}, {"color": "rgb"}, {"epochs": 31}, {"ema": 0.9})
     ]
-    monkeypatch.setattr(training, "_engine", lambda: b"another engine")
+    monkeypatch.setattr(training, "_source_of_learning", lambda: b"other code")
     assert len({digest, *others, training.code_digest(asked)}) == 6
 
 
