@@ -9,11 +9,13 @@ import contextlib
 import functools
 import math
 import random
+import time
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
+from keras import ops
 
 from cifarlib import devices
 from cifarlib.errors import InputError
@@ -23,20 +25,87 @@ PREDICTION_BATCH = 512
 
 
 @functools.cache
-def best_precision() -> str:
-    """Return the number format in which convolutions are fastest here without losing accuracy.
+def fast_precisions() -> tuple[str, ...]:
+    """Return the number formats in which this hardware and backend compute at speed, best first.
 
     bfloat16 on GPUs that have it (compute capability 8 and later, TPUs) and on CPUs that are
     fast in it, where the backend uses it: TensorFlow and PyTorch do, JAX computes it in detours.
-    float16 on older GPUs with tensor cores, such as a T4. Else float32.
+    float16 on GPUs with tensor cores, best on those without bfloat16, such as a T4. float32
+    everywhere.
     """
     if devices.accelerators():
         capability = _compute_capability()
-        if capability is None or capability >= (8, 0):
-            return "bfloat16"
-        return "float16" if capability >= (7, 0) else "float32"
+        if capability is None:
+            return ("bfloat16", "float32")
+        if capability >= (8, 0):
+            return ("bfloat16", "float16", "float32")
+        return ("float16", "float32") if capability >= (7, 0) else ("float32",)
     has_kernels = keras.backend.backend() in ("tensorflow", "torch")
-    return "bfloat16" if has_kernels and _is_cpu_fast_in_bfloat16() else "float32"
+    is_fast = has_kernels and _is_cpu_fast_in_bfloat16()
+    return ("bfloat16", "float32") if is_fast else ("float32",)
+
+
+def choose_precision(asked: str) -> str:
+    """Return the number format to train in.
+
+    Args:
+        asked: one of ``PRECISIONS``, or ``"auto"`` for the one in which convolutions are fastest
+            here without losing accuracy.
+
+    Raises:
+        InputError: for one that would be computed in detours, many times as slow as float32.
+    """
+    fast = fast_precisions()
+    if asked == "auto":
+        return fast[0]
+    if asked not in fast:
+        where = (devices.accelerators() or [devices.describe_cpu()])[0]
+        told = f"auto or {' or '.join(fast)} on {where} with {keras.backend.backend()}"
+        advice = "It has no units for it, and would be many times as slow."
+        raise InputError("precision", told, asked, advice)
+    return asked
+
+
+class Peak(NamedTuple):
+    """What the device can do at best in a second.
+
+    Attributes:
+        multiply_adds: multiplications, each with an addition.
+        bytes: read or written.
+    """
+
+    multiply_adds: float
+    bytes: float
+
+
+def measure_peak(precision: str) -> Peak:
+    """Measure what no training can surpass: a large matrix product, and a pass over memory.
+
+    Takes a second or two. The best of several attempts, since other work only slows down.
+
+    Args:
+        precision: number format of both.
+    """
+    size, seconds = 512, 0.0
+    while seconds < 0.02 and size < 16_384:  # so large that starting it does not count
+        size *= 2
+        square = ops.ones((size, size), precision)
+        seconds = _best_seconds(ops.matmul, square, square)
+    values = ops.ones((2**26,), precision)
+    num_bytes = 2 * values.shape[0] * (4 if precision == "float32" else 2)
+    return Peak(size**3 / seconds, num_bytes / _best_seconds(ops.add, values, values))
+
+
+def _best_seconds(operation, *operands) -> float:
+    """Return how long an operation takes; it ends when a number of the outcome is here."""
+
+    def seconds() -> float:
+        began = time.perf_counter()
+        outcome = operation(*operands)
+        ops.convert_to_numpy(ops.reshape(outcome, (-1,))[:1])
+        return time.perf_counter() - began
+
+    return min(seconds() for _ in range(5))
 
 
 def jit_compile() -> bool | str:

@@ -317,6 +317,32 @@ def plot_comparison(histories: pd.DataFrame, title: str = "") -> Figure:
     return figure
 
 
+def plot_race(histories: pd.DataFrame, floors: dict[str, float], title: str = "") -> Figure:
+    """Draw validation accuracy against the seconds of training, a line for each variant.
+
+    Args:
+        histories: as `experiments.Comparison` has it, with ``variant``, ``seed``, ``epoch`` and
+            ``seconds``; seeds are averaged.
+        floors: seconds below which nothing can come, by what sets them.
+        title: title of the figure.
+    """
+    figure, ax = subplots(size=(8.5, 4.6), title=title)
+    for index, variant in enumerate(dict.fromkeys(histories["variant"])):
+        of_variant = histories[histories["variant"] == variant]
+        by_epoch = of_variant.groupby("epoch")[["seconds", "validation_accuracy"]].mean()
+        style = {"color": PALETTE[index % 10], "marker": _MARKERS[index % len(_MARKERS)]}
+        seconds = by_epoch["seconds"].cumsum()
+        ax.plot(
+            seconds, by_epoch["validation_accuracy"] * 100, label=variant, markersize=5, **style
+        )
+    for (name, seconds), line in zip(floors.items(), (":", "--", "-."), strict=False):
+        ax.axvline(seconds, color="black", linewidth=1.2, linestyle=line, label=name)
+    ax.set(xlabel="seconds of training", ylabel="validation accuracy (%)")
+    ax.set_xlim(left=0)
+    ax.legend(bbox_to_anchor=(1, 1), loc="upper left")
+    return figure
+
+
 _MARKERS = "osD^vPX*"
 _ENDINGS = {"finished": ("o", 0), "pruned": ("x", 1), "failed": ("^", 3)}
 

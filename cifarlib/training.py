@@ -223,7 +223,7 @@ def train(
         trained in.
 
     Raises:
-        InputError: if folder, images or devices do not fit.
+        InputError: if folder, images, devices or number format do not fit.
         DivergedError: if the loss is no longer finite; the last checkpoint is kept.
     """
     for name, path in (("folder", folder), ("kept_in", kept_in)):
@@ -245,7 +245,7 @@ def train(
     whitening.adapt(network, pictures, kept)
     if callable(config.model):
         runs.check_loadable(network)
-    precision = compute.best_precision() if config.precision == "auto" else config.precision
+    precision = compute.choose_precision(config.precision)
     claim = contextlib.nullcontext()
     if folder is not None or kept_in is not None:
         asked = {

@@ -575,7 +575,6 @@ def test_other_convolutions_are_left_alone(options, precision):
 @pytest.fixture
 def machine(monkeypatch, tmp_path):
     """Return a function that fakes accelerators, their capability and /proc/cpuinfo."""
-    compute.best_precision.cache_clear()
 
     def fake(accelerators=(), capability=None, cpu_info=None) -> str:
         monkeypatch.setattr(compute.devices, "accelerators", lambda: list(accelerators))
@@ -584,10 +583,11 @@ def machine(monkeypatch, tmp_path):
             path.write_text(cpu_info)
         monkeypatch.setattr(compute.devices, "Path", lambda name: path)
         _fake_capability(monkeypatch, capability)
-        return compute.best_precision()
+        compute.fast_precisions.cache_clear()
+        return compute.choose_precision("auto")
 
     yield fake
-    compute.best_precision.cache_clear()
+    compute.fast_precisions.cache_clear()
 
 
 def _fake_capability(monkeypatch, capability) -> None:
@@ -631,6 +631,25 @@ def test_a_gpu_computes_in_what_its_generation_is_fast_in(machine, capability, e
 
 def test_an_accelerator_of_another_kind_computes_in_bfloat16(machine):
     assert machine(["TPU:0"]) == "bfloat16"
+
+
+def test_what_an_accelerator_would_compute_in_detours_is_refused(machine):
+    machine(["GPU:0"], (7, 5))
+    with pytest.raises(
+        InputError, match=r"auto or float16 or float32 on GPU:0 .*many times as slow"
+    ):
+        compute.choose_precision("bfloat16")
+    assert compute.choose_precision("float16") == "float16"
+    machine(["GPU:0"], (9, 0))
+    assert [compute.choose_precision(name) for name in compute.PRECISIONS] == [*compute.PRECISIONS]
+
+
+def test_a_processor_that_is_not_made_for_few_bits_refuses_them(machine):
+    assert machine(cpu_info="flags : avx2\n") == "float32"
+    for precision in ("bfloat16", "float16"):
+        with pytest.raises(InputError, match=f"precision: expected auto or float32.*{precision}"):
+            compute.choose_precision(precision)
+    assert compute.choose_precision("float32") == "float32"
 
 
 X86 = "processor\t: 0\nvendor_id\t: {}\nflags\t\t: fpu sse avx512f avx512bw {}amx_tile\n"
@@ -810,6 +829,29 @@ def test_pixels_that_are_equally_large_share_the_gradient():
 def test_other_pooling_is_left_as_it_is(options):
     network = pooling(**options)
     assert type(compute.prepare(network, "float32").layers[2]) is layers.MaxPooling2D
+
+
+# The floor
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_peak_is_what_a_product_and_a_pass_over_memory_take(precision, monkeypatch):
+    asked = []
+
+    def seconds(operation, *operands):
+        asked.append((operation.__name__, operands[0].shape, operands[0].dtype))
+        return 0.05 if operation is ops.matmul and operands[0].shape[0] == 2048 else 0.01
+
+    monkeypatch.setattr(compute, "_best_seconds", seconds)
+    peak = compute.measure_peak(precision)
+    assert [name for name, *_ in asked] == ["matmul", "matmul", "add"]
+    assert all(keras.backend.standardize_dtype(dtype) == precision for *_, dtype in asked)
+    assert peak.multiply_adds == 2048**3 / 0.05
+    assert peak.bytes == 2 * 2**26 * {"float32": 4, "bfloat16": 2}[precision] / 0.01
+
+
+def test_an_operation_is_timed_until_its_outcome_is_there():
+    assert 0 < compute._best_seconds(ops.matmul, ops.ones((8, 8)), ops.ones((8, 8))) < 60
 
 
 # Other sizes

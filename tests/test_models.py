@@ -48,6 +48,31 @@ def test_the_fast_network_is_as_large_as_the_one_it_reproduces():
     assert models.multiply_adds(network) == pytest.approx(118e6, rel=0.03)
 
 
+def test_without_its_ideas_the_fast_network_is_as_large():
+    plain = models.FastCNN(is_whitened=False, begins_as_identity=False)
+    found, expected = models.build(plain), models.build("fast")
+    assert found.name == expected.name == "fast"
+    assert num_weights(found.weights) == num_weights(expected.weights)
+    assert models.multiply_adds(found) == models.multiply_adds(expected)
+    in_gray = models.build(plain, "gray")
+    assert in_gray.layers[1].output.shape == models.build("fast", "gray").layers[1].output.shape
+
+
+def test_widths_of_the_fast_network_are_those_of_its_pairs():
+    narrow = models.build(models.FastCNN((4, 6, 8)))
+    depths = [layer.filters for layer in narrow.layers if isinstance(layer, keras.layers.Conv2D)]
+    assert depths == [4, 4, 6, 6, 8, 8]
+
+
+def test_a_design_of_ones_own_may_do_without_a_bias():
+    def plain(x):
+        return keras.layers.GlobalAveragePooling2D()(x)
+
+    assert models.build(plain).layers[-1].use_bias
+    plain.has_bias = False
+    assert not models.build(plain).layers[-1].use_bias
+
+
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_parameters_are_as_many_as_published(name):
     gray, rgb, trainable = PUBLISHED[name]

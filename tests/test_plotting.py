@@ -161,6 +161,21 @@ def test_a_comparison_of_one_epoch_with_one_seed_is_visible():
     assert all(line.get_marker() != "None" for ax in figure.axes for line in ax.lines)
 
 
+def test_a_race_adds_up_seconds_and_draws_what_nothing_can_surpass():
+    histories = make_comparison()
+    histories["seconds"] = np.where(histories["variant"] == "plain", 4.0, 2.0)
+    figure = plotting.plot_race(histories, {"arithmetic": 3.0, "memory": 1.0}, "As fast as it can")
+    (ax,) = figure.axes
+    plain, dropout, *floors = ax.lines
+    np.testing.assert_allclose(plain.get_xdata(), [4, 8, 12])
+    np.testing.assert_allclose(dropout.get_xdata(), [2, 4, 6])
+    np.testing.assert_allclose(dropout.get_ydata(), [30, 50, 70])
+    assert [line.get_label() for line in floors] == ["arithmetic", "memory"]
+    assert [line.get_xdata()[0] for line in floors] == [3, 1]
+    assert ax.get_xlim()[0] == 0 and ax.get_ylabel() == "validation accuracy (%)"
+    assert "As fast as it can" in texts(figure)
+
+
 def make_trials() -> pd.DataFrame:
     rows = [
         ("finished", 0.50, 32, 0.001, "max", False),

@@ -18,6 +18,7 @@ import pytest
 keras = pytest.importorskip("keras")
 
 from cifarlib import (  # noqa: E402
+    compute,
     layered,
     models,
     recipes,
@@ -119,6 +120,12 @@ CHANGES = {
 }
 
 
+@pytest.fixture
+def any_precision(monkeypatch):
+    """Let number formats through that this machine would refuse to be slow in."""
+    monkeypatch.setattr(compute, "fast_precisions", lambda: compute.PRECISIONS)
+
+
 def test_every_field_of_the_configuration_is_tested_for_its_effect():
     assert list(CHANGES) == [field.name for field in dataclasses.fields(training.Config)]
 
@@ -129,7 +136,7 @@ once = pytest.mark.skipif(BACKEND != "tensorflow", reason="once is enough")
 
 @once
 @pytest.mark.parametrize("field", [f for f in CHANGES if f not in ("patience", "num_devices")])
-def test_a_field_has_an_effect(field, split, base_run):
+def test_a_field_has_an_effect(field, split, base_run, any_precision):
     run = training.train(config(**{field: CHANGES[field]}), split)
     assert outcome(run) != outcome(base_run)
     assert np.isfinite(run.history["loss"]).all()
@@ -153,11 +160,22 @@ def test_the_other_schedules_set_the_rate(split):
     assert fallen[-1] == pytest.approx(0.3e-30, rel=1e-3) and fallen[0] == pytest.approx(1e-30)
 
 
-def test_float16_scales_the_loss_and_learns(split):
+def test_float16_scales_the_loss_and_learns(split, any_precision):
     run = training.train(config(precision="float16", epochs=2), split)
     assert np.isfinite(run.history["loss"]).all()
     assert run.metrics["precision"] == "float16"
     assert {layer.compute_dtype for layer in run.model.layers} == {"float32"}
+
+
+def test_a_number_format_that_would_be_slow_is_refused_and_nothing_is_written(
+    split, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(compute, "fast_precisions", lambda: ("float32",))
+    with pytest.raises(
+        InputError, match=r"precision: expected auto or float32.*many times as slow"
+    ):
+        training.train(config(precision="bfloat16"), split, folder=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("size", [10, 33])
@@ -287,7 +305,7 @@ def test_a_run_is_never_overwritten_and_a_finished_one_is_returned(split, tmp_pa
 
 @once
 @pytest.mark.parametrize("field", [f for f in CHANGES if f != "num_devices"])
-def test_resuming_another_configuration_names_the_field(field, split, tmp_path):
+def test_resuming_another_configuration_names_the_field(field, split, tmp_path, any_precision):
     with pytest.raises(KeyboardInterrupt):
         stop_after(1, split, tmp_path / "run")
     changed = config(**{field: CHANGES[field]})
