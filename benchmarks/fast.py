@@ -10,6 +10,9 @@ number of the run. It finds the images in the file named by the environment vari
 CIFARLIB_PEER_DATA (NumPy's .npz: x_train, y_train, x_test, y_test; uint8, n × 32 × 32 × C) and
 prints, as its last line, a JSON object with "accuracy" and "accuracy_with_views" (shares, either
 may be missing) and "seconds" of training.
+
+With --record each pair of runs is written as soon as it is there, and a benchmark that was stopped,
+or asked for more runs, goes on with the pairs that are missing.
 """
 
 import argparse
@@ -21,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -53,29 +57,29 @@ def main() -> None:
         sides[options.peer_name] = shlex.split(options.peer)
     train, test = data.load_cifar10()
     print(data.current(), devices.describe_cpu(), sep="\n", flush=True)
-    runs = {side: [] for side in sides}
+    runs = recorded(options, list(sides)) if options.record else {side: [] for side in sides}
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "cifar10.npz"
         x_train, x_test = (in_color(split.images, options.color) for split in (train, test))
         np.savez(place, x_train=x_train, y_train=train.labels, x_test=x_test, y_test=test.labels)
-        for seed in range(options.num_runs):
+        for seed in range(len(runs["ours"]), options.num_runs):
+            pair = {}
             for side, command in sides.items():
                 run = measured([word.replace("{seed}", str(seed)) for word in command], place)
-                runs[side].append(run)
+                pair[side] = run
                 told = ", ".join(
                     f"{name} {run[key]:.2%}" for key, name in SHOWN.items() if key in run
                 )
                 print(f"run {seed}  {side:<12}{told}, {run['seconds']:.1f} s", flush=True)
+            for side, run in pair.items():
+                runs[side].append(run)
+            if options.record:
+                record(options, runs)
     for side, of_side in runs.items():
         print(f"{side}: {summary(of_side)}")
     if options.peer:
-        ratios = [
-            peer["seconds"] / our["seconds"]
-            for our, peer in zip(runs["ours"], runs[options.peer_name], strict=True)
-        ]
-        print(f"ours is {statistics.median(ratios):.2f} times as fast as {options.peer_name}")
-    if options.record:
-        record(options, ratios, runs)
+        ratio = statistics.median(ratios(options, runs))
+        print(f"ours is {ratio:.2f} times as fast as {options.peer_name}")
 
 
 def in_color(pictures: np.ndarray, color: str) -> np.ndarray:
@@ -91,26 +95,48 @@ def command_of_ours(options: argparse.Namespace) -> list[str]:
 
 def ours(color: str, epochs: int | None, seed: int) -> dict[str, float]:
     """Train one network with the fast recipe and judge it."""
-    from cifarlib import compute, recipes, training, views
+    from cifarlib import compute, training, views
 
-    recipe = {**recipes.find("fast", "fast"), "validation_fraction": 0.0}
-    if epochs is not None:
-        recipe["epochs"] = epochs
-    run = training.train(training.Config("fast", color=color, seed=seed, **recipe))
+    config = configuration(color, epochs, seed)
+    run = training.train(config)
     _, test = data.load_cifar10()
     pictures = in_color(test.images, color)
 
     def accuracy(network) -> float:
         return float(np.mean(compute.predict(network, pictures).argmax(axis=1) == test.labels))
 
-    seconds = run.history["seconds"]
     return {
         "accuracy": accuracy(run.model),
         "accuracy_with_views": accuracy(views.averaged(run.model)),
-        "seconds": float(seconds.sum()),
-        # What the first epoch takes longer than the others: tracing and compilation.
-        "seconds_to_compile": float(seconds.iloc[0] - seconds.iloc[1:].median()),
+        "seconds": float(run.history["seconds"].sum()),
+        "seconds_to_compile": seconds_to_compile(
+            [config.image_size(epoch) for epoch in run.history["epoch"]], run.history["seconds"]
+        ),
     }
+
+
+def configuration(color: str, epochs: int | None, seed: int):
+    """Return what ours trains: the fast recipe on all training images."""
+    from cifarlib import recipes, training
+
+    recipe = {**recipes.find("fast", "fast"), "validation_fraction": 0.0}
+    if epochs is not None:
+        recipe["epochs"] = epochs
+    return training.Config("fast", color=color, seed=seed, **recipe)
+
+
+def seconds_to_compile(sizes: list[int], seconds: Sequence[float]) -> float | None:
+    """Return what the first epoch of each image size takes longer than the others of that size.
+
+    That is tracing and compilation. None where a size has one epoch only, with nothing to
+    compare it with.
+    """
+    by_size = {size: [] for size in sizes}
+    for size, of_epoch in zip(sizes, seconds, strict=True):
+        by_size[size].append(of_epoch)
+    if any(len(of_size) == 1 for of_size in by_size.values()):
+        return None
+    return sum(first - statistics.median(others) for first, *others in by_size.values())
 
 
 def measured(command: list[str], place: Path) -> dict[str, float]:
@@ -150,9 +176,52 @@ def moments(values: list[float]) -> tuple[float, float | None, int]:
     return statistics.fmean(values), sd, len(values)
 
 
-def record(options: argparse.Namespace, ratios: list[float], runs: dict) -> None:
+def ratios(options: argparse.Namespace, runs: dict) -> list[float]:
+    """Return how many times as fast ours was, pair by pair."""
+    pairs = zip(runs["ours"], runs[options.peer_name], strict=True)
+    return [peer["seconds"] / our["seconds"] for our, peer in pairs]
+
+
+def recorded(options: argparse.Namespace, sides: list[str]) -> dict[str, list[dict]]:
+    """Return the runs of both sides that are recorded of this code, machine, peer and images."""
+    found = results.read(f"benchmark-fast-{options.color}")
+    runs = {side: [] for side in sides}
+    if (
+        found is None
+        or any(found.details.get(key) != value for key, value in facts(options).items())
+        or found.hardware != devices.describe_cpu()
+        or found.data_fingerprint != data.current().fingerprint
+    ):
+        return runs
+    for side, prefix in zip(sides, ("ours_", "peer_"), strict=True):
+        columns = {
+            key.removeprefix(prefix): values
+            for key, values in found.details.items()
+            if key.startswith(prefix)
+        }
+        runs[side] = [
+            dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)
+        ]
+    return runs
+
+
+def facts(options: argparse.Namespace) -> dict:
+    """Return what must be equal if two pairs are to be in one record."""
+    from cifarlib import training
+
+    config = configuration(options.color, options.epochs, 0)
+    return {
+        "peer": options.peer_name,
+        "code": training.code_digest(config),
+        "config": config.as_json(),
+        "accelerators": devices.accelerators(),
+    }
+
+
+def record(options: argparse.Namespace, runs: dict) -> None:
     """Write both sides to results/."""
-    words = ["python benchmarks/fast.py", f"--color {options.color}", f"--num-runs {len(ratios)}"]
+    found = ratios(options, runs)
+    words = ["python benchmarks/fast.py", f"--color {options.color}", f"--num-runs {len(found)}"]
     if options.epochs is not None:
         words.append(f"--epochs {options.epochs}")
     words += [
@@ -162,13 +231,13 @@ def record(options: argparse.Namespace, ratios: list[float], runs: dict) -> None
     results.write(
         f"benchmark-fast-{options.color}",
         chapter="07",
-        metric=f"training {options.color} on a CPU, against {options.peer_name}",
-        values=ratios,
-        seeds=list(range(len(ratios))),
+        metric=f"training {options.color} at record speed, against {options.peer_name}",
+        values=found,
+        seeds=list(range(len(found))),
         color=options.color,
         command=f"{' '.join(words)} --record",
         details={
-            "peer": options.peer_name,
+            **facts(options),
             **{
                 f"{'ours' if side == 'ours' else 'peer'}_{key}": [run[key] for run in of_side]
                 for side, of_side in runs.items()

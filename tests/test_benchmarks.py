@@ -95,3 +95,55 @@ def test_two_peers_in_turn(fast, tmp_path, monkeypatch, capsys, tiny):
     told = capsys.readouterr().out
     assert "the peer: accuracy 25.0 ± 0.0 (n = 2), 3.5 s (median; 3.0 to 4.0)" in told
     assert "ours is 1.75 times as fast as the peer" in told
+
+
+def test_a_benchmark_that_was_stopped_goes_on_with_the_pairs_that_are_missing(
+    fast, tmp_path, monkeypatch, capsys, tiny
+):
+    monkeypatch.setattr(fast.results.settings, "checkout_folder", lambda: tmp_path)
+    monkeypatch.setattr(fast.results, "stamp_readme", lambda: None)
+    monkeypatch.setenv("CIFARLIB_SOURCE", "synthetic")
+    current = fast.data.current
+    photographs = {"kind": "JPEG copy"}  # drawn images are not recorded
+    monkeypatch.setattr(fast.data, "current", lambda: current()._replace(**photographs))
+    calls = tmp_path / "calls"
+    log = f"open({str(calls)!r}, 'a').write(sys.argv[1])"
+    count = f"len(open({str(calls)!r}).read())"
+    line = json.dumps({"accuracy": 0.5, "seconds": 2.0, "seconds_to_compile": None})
+    ours = program(tmp_path, "import sys", log, f"print({line!r})", name="ours.py")
+    monkeypatch.setattr(fast, "command_of_ours", lambda options: [*ours, "{seed}"])
+    # The peer fails in the second pair, as a machine may be taken away.
+    fails = f"if sys.argv[1] == '1' and {count} == 4: sys.exit(1)"
+    told = "print(json.dumps({'accuracy': 0.25, 'seconds': 5.0}))"
+    peer = program(tmp_path, "import json, sys", log, fails, told)
+    arguments = ["--num-runs", "2", "--peer", f"{' '.join(peer)} {{seed}}", "--record"]
+    monkeypatch.setattr(sys, "argv", ["fast.py", *arguments])
+    with pytest.raises(SystemExit, match="expected a JSON object"):
+        fast.main()
+    assert fast.results.read("benchmark-fast-rgb").values == (2.5,)
+    calls.write_text("....")
+    fast.main()
+    assert calls.read_text() == "....11", "the first pair is not run again"
+    found = fast.results.read("benchmark-fast-rgb")
+    assert found.values == (2.5, 2.5) and found.seeds == (0, 1)
+    assert found.details["ours_accuracy"] == [0.5, 0.5]
+    assert found.details["peer_seconds"] == [5.0, 5.0]
+    assert "ours: accuracy 50.0 ± 0.0 (n = 2)" in capsys.readouterr().out
+    # Of another recipe, nothing is taken over.
+    monkeypatch.setattr(sys, "argv", ["fast.py", *arguments, "--epochs", "9"])
+    calls.write_text("....")
+    fast.main()
+    assert calls.read_text() == "....0011"
+
+
+@pytest.mark.parametrize(
+    ("sizes", "seconds", "expected"),
+    [
+        ([32, 32, 32], [9.0, 5.0, 7.0], 3.0),
+        ([24, 24, 32, 32], [6.0, 2.0, 9.0, 4.0], 9.0),
+        ([24, 24, 32], [6.0, 2.0, 9.0], None),
+        ([32], [4.0], None),
+    ],
+)
+def test_seconds_to_compile_are_what_first_epochs_take_longer(fast, sizes, seconds, expected):
+    assert fast.seconds_to_compile(sizes, seconds) == expected
