@@ -81,7 +81,7 @@ class Config:
     )
     augmentation_strength: float = _field(1.0, "scales turns, shifts and the like; 0 to 2")
     image_sizes: tuple[int, ...] = _field(
-        (32,), "sides of the training images, each for an equal part of the epochs"
+        (32,), "sides of the training images in turn, each for an equal part of the epochs"
     )
     label_smoothing: float = _field(0.1, "share of each label spread over all classes")
     optimizer: str = _field("adamw", ", ".join(OPTIMIZERS))
@@ -130,19 +130,25 @@ class Config:
 
     def _check_image_sizes(self) -> None:
         sizes = self.image_sizes
-        if not isinstance(sizes, (tuple, list)) or not all(
-            isinstance(size, numbers.Integral) and 8 <= size <= models.IMAGE_SIZE for size in sizes
+        if (
+            not isinstance(sizes, (tuple, list))
+            or not sizes
+            or not all(
+                isinstance(size, numbers.Integral) and 8 <= size <= models.IMAGE_SIZE
+                for size in sizes
+            )
         ):
             told = f"a tuple of whole numbers from 8 to {models.IMAGE_SIZE}"
             raise InputError("image_sizes", told, repr(sizes), "Correct it.")
         object.__setattr__(self, "image_sizes", tuple(int(size) for size in sizes))
-        if not 1 <= len(sizes) <= self.epochs:
-            told = f"from 1 to {self.epochs} sizes, an epoch for each"
-            raise InputError("image_sizes", told, repr(sizes), "Train longer, or use fewer.")
 
     def image_size(self, epoch: int) -> int:
-        """Return the side of the training images in an epoch, counted from 1."""
-        return self.image_sizes[(epoch - 1) * len(self.image_sizes) // self.epochs]
+        """Return the side of the training images in an epoch, counted from 1.
+
+        Counted from the end, so that however few epochs there are, the last has the last size.
+        """
+        num_left = self.epochs - epoch
+        return self.image_sizes[-1 - num_left * len(self.image_sizes) // self.epochs]
 
     @property
     def model_name(self) -> str:
@@ -412,7 +418,7 @@ def _smaller_networks(network: keras.Model, config: Config) -> dict[int, keras.M
                 "image_sizes",
                 f"{models.IMAGE_SIZE} for {config.model_name}, whose layers need it",
                 str(size),
-                "Leave it out, or end the design in a global pooling.",
+                f"Use {models.IMAGE_SIZE} alone, or end the design in a global pooling.",
             ) from error
     return smaller
 

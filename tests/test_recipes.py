@@ -122,8 +122,12 @@ def test_a_file_that_is_not_there_has_no_tuned_recipe():
 
 
 def test_the_fast_recipe_is_what_its_author_published():
-    """airbench94_muon.py (Jordan, 2024): 8 epochs of batches of 2,000, shifts of 2 pixels."""
+    """airbench94_muon.py (Jordan, 2024): 8 epochs of batches of 2,000, shifts of 2 pixels.
+
+    Only that images grow is ours.
+    """
     config = training.Config("fast", **recipes.find("fast", "fast"))
+    assert config.image_sizes[-1] == models.IMAGE_SIZE
     assert (config.epochs, config.batch_size, config.label_smoothing) == (8, 2000, 0.2)
     assert (config.optimizer, config.learning_rate) == ("muon", 0.24)
     assert augmentation.CROP_PADDING * config.augmentation_strength == 2
