@@ -67,7 +67,7 @@ def squeezed(x):
     hidden = layers.Activation("silu")(layers.BatchNormalization()(hidden))
     excited = layers.GlobalAveragePooling2D(keepdims=True)(hidden)
     excited = layers.Conv2D(4, 1, activation="sigmoid")(excited)
-    return layers.Flatten()(layers.Multiply()([hidden, excited]))
+    return layers.GlobalMaxPooling2D()(layers.Multiply()([hidden, excited]))
 
 
 def attending(x):
@@ -522,6 +522,11 @@ def convolved(width, depth, num_filters, size=3, **options) -> keras.Model:
     return filled(keras.Model(inputs, layers.Conv2D(num_filters, size, **options)(inputs)))
 
 
+def rounded(array):
+    """Return an array with what bfloat16 keeps of it."""
+    return numpy_of(ops.cast(array, "bfloat16"))
+
+
 @on_a_processor
 @pytest.mark.parametrize("count", [1, 12, 25])
 @pytest.mark.parametrize(
@@ -544,8 +549,14 @@ def test_a_kernels_gradient_from_images_side_by_side_is_the_same(count, width, s
     found, gradients = learned(inner, batch, weights)
     expected, wanted = learned(plain, batch, weights)
     np.testing.assert_array_equal(found, expected)
-    for one, other in zip(gradients, wanted, strict=True):
-        np.testing.assert_allclose(one, other, atol=0.01 * np.abs(other).max())
+    # Beside sums in float32: some processors add up bfloat16 less exactly, either way.
+    exact = type(plain).from_config({**inner.get_config(), "dtype": "float32"})
+    exact.build((None, 4, width, 80))
+    exact.set_weights([rounded(weight) for weight in inner.get_weights()])
+    _, true = learned(exact, rounded(batch), weights)
+    for one, other, best in zip(gradients, wanted, true, strict=True):
+        error, usual = (np.abs(each - best).max() for each in (one, other))
+        assert error <= 1.5 * usual + 0.005 * np.abs(best).max()
 
 
 @on_a_processor
