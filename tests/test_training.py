@@ -770,7 +770,7 @@ def folder_of(asked, split, tmp_path):
 
 
 @once
-def test_whatever_decides_the_outcome_is_in_the_name_of_a_kept_run(split, tmp_path):
+def test_whatever_decides_the_outcome_is_in_the_name_of_a_kept_run(split, tmp_path, any_precision):
     names = [folder_of(config(), split, tmp_path)]
     assert folder_of(config(), split, tmp_path) == names[0]
     for field, value in CHANGES.items():
