@@ -9,6 +9,7 @@ reached.
 import math
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -65,8 +66,9 @@ class Entry(NamedTuple):
     def cost(self) -> float:
         """Return the multiply-adds of training one seed, to compare entries with."""
         network, config = models.build(self.model, self.color), self.config(self.seeds[0])
-        share = 1 - config.validation_fraction
-        return 3.0 * models.multiply_adds(network) * config.epochs * share * 50_000
+        sizes = Counter(config.image_size(epoch + 1) for epoch in range(config.epochs))
+        of_sizes = sum(n * models.multiply_adds(network, size) for size, n in sizes.items())
+        return 3.0 * of_sizes * (1 - config.validation_fraction) * 50_000
 
 
 _WITH_OWN_RECIPE = ("layered_cnn", "tuned_cnn", "fast")

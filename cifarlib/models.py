@@ -150,15 +150,22 @@ def describe(name: str) -> Description:
     return Description(name, rgb.count_params(), trainable, gray.count_params(), reproduces)
 
 
-def multiply_adds(network: keras.Model) -> int:
+def multiply_adds(network: keras.Model, size: int | None = None) -> int:
     """Count the multiplications, each with an addition, that a network needs for one image.
 
     Counted are convolutions, dense layers and attention, as is usual; everything else costs
     next to no arithmetic. Training an image costs three times as many.
 
+    Args:
+        network: a functional or sequential model, built.
+        size: height and width of the image in pixels; None for those that the network is for.
+
     >>> multiply_adds(build("baseline", "gray"))
     3981056
     """
+    if size is not None:
+        inputs = keras.Input((size, size, network.input_shape[-1]))
+        network = keras.models.clone_model(network, input_tensors=inputs)
     return sum(_multiply_adds(layer) for layer in network.layers)
 
 

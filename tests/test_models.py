@@ -1,5 +1,7 @@
 """One contract for every model of the registry, and the counts that others published."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -56,6 +58,16 @@ def test_without_its_ideas_the_fast_network_is_as_large():
     assert models.multiply_adds(found) == models.multiply_adds(expected)
     in_gray = models.build(plain, "gray")
     assert in_gray.layers[1].output.shape == models.build("fast", "gray").layers[1].output.shape
+
+
+def test_a_smaller_image_needs_fewer_multiplications():
+    network = models.build(models.FastCNN((4, 4, 4)))
+    kernels = [math.prod(kernel.shape) for kernel in network.weights if len(kernel.shape) == 4]
+    whitening, *pairs = kernels
+    sides = (15, 7, 7, 3, 3, 1)  # of what convolutions see: halved after the first of each pair
+    expected = whitening * 15**2 + sum(k * side**2 for k, side in zip(pairs, sides, strict=True))
+    assert models.multiply_adds(network, 16) == expected + 4 * 10
+    assert models.multiply_adds(network, 32) == models.multiply_adds(network)
 
 
 def test_widths_of_the_fast_network_are_those_of_its_pairs():
