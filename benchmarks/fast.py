@@ -63,16 +63,13 @@ def main() -> None:
         x_train, x_test = (in_color(split.images, options.color) for split in (train, test))
         np.savez(place, x_train=x_train, y_train=train.labels, x_test=x_test, y_test=test.labels)
         for seed in range(len(runs["ours"]), options.num_runs):
-            pair = {}
             for side, command in sides.items():
                 run = measured([word.replace("{seed}", str(seed)) for word in command], place)
-                pair[side] = run
+                runs[side].append(run)
                 told = ", ".join(
                     f"{name} {run[key]:.2%}" for key, name in SHOWN.items() if key in run
                 )
                 print(f"run {seed}  {side:<12}{told}, {run['seconds']:.1f} s", flush=True)
-            for side, run in pair.items():
-                runs[side].append(run)
             if options.record:
                 record(options, runs)
     for side, of_side in runs.items():

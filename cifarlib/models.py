@@ -163,7 +163,7 @@ def multiply_adds(network: keras.Model, size: int | None = None) -> int:
     >>> multiply_adds(build("baseline", "gray"))
     3981056
     """
-    if size is not None:
+    if size not in (None, network.input_shape[1]):
         inputs = keras.Input((size, size, network.input_shape[-1]))
         network = keras.models.clone_model(network, input_tensors=inputs)
     return sum(_multiply_adds(layer) for layer in network.layers)

@@ -6,6 +6,7 @@ seaborn has it; cividis for amounts), and no meaning rests on colour alone. Not 
 `evaluation` and the chapters do.
 """
 
+import itertools
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
@@ -335,7 +336,7 @@ def plot_race(histories: pd.DataFrame, floors: dict[str, float], title: str = ""
         ax.plot(
             seconds, by_epoch["validation_accuracy"] * 100, label=variant, markersize=5, **style
         )
-    for (name, seconds), line in zip(floors.items(), (":", "--", "-."), strict=False):
+    for (name, seconds), line in zip(floors.items(), itertools.cycle((":", "--", "-."))):
         ax.axvline(seconds, color="black", linewidth=1.2, linestyle=line, label=name)
     ax.set(xlabel="seconds of training", ylabel="validation accuracy (%)")
     ax.set_xlim(left=0)
