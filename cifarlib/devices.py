@@ -14,7 +14,7 @@ LIBRARIES = ("numpy", "scikit-learn", "pillow", "keras", "tensorflow", "jax", "t
 
 
 def accelerators() -> list[str]:
-    """Return the GPUs and TPUs that Keras's backend can use, such as ``["GPU:0"]``.
+    """Return the GPUs and TPUs that Keras's backend can use, such as ``["NVIDIA H200"]``.
 
     Imports Keras and its backend, which takes seconds. ``keras.distribution.list_devices`` is
     not asked: it claims memory on TensorFlow and does not exist on PyTorch.
@@ -27,15 +27,17 @@ def accelerators() -> list[str]:
     if backend == "tensorflow":
         import tensorflow
 
-        devices = tensorflow.config.list_physical_devices()
-        return [d.name.split(":", 1)[1] for d in devices if d.device_type in ("GPU", "TPU")]
+        described = tensorflow.config.experimental.get_device_details
+        found = tensorflow.config.list_physical_devices
+        gpus = [described(gpu).get("device_name") or "GPU" for gpu in found("GPU")]
+        return gpus + ["TPU"] * len(found("TPU"))
     if backend == "jax":
         import jax
 
-        return [f"{d.platform.upper()}:{d.id}" for d in jax.devices() if d.platform != "cpu"]
+        return [device.device_kind for device in jax.devices() if device.platform != "cpu"]
     import torch
 
-    return [f"GPU:{index}" for index in range(torch.cuda.device_count())]
+    return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
 
 
 def describe_cpu() -> str:
