@@ -1,18 +1,20 @@
 """Test accuracy of networks of the registry, each with several seeds.
 
     python benchmarks/networks.py MODEL [--color gray|rgb] [--recipe R] [--seeds 0 1 2] [--record]
-    python benchmarks/networks.py --missing [--time-budget SECONDS]
+    python benchmarks/networks.py --missing [--time-budget SECONDS] [--jobs N]
     python benchmarks/networks.py --list
 
 The epoch is chosen on held-out training images; each finished run sees the test set once. Runs
 are kept beside the decoded data, as those of the chapters are: the same command goes on after an
 interruption, and what was trained is not trained again. With ``--record`` the accuracies go to
 ``results/``; ``--missing`` records whatever of `leaderboard.ENTRIES` is not there, or was made by
-other code, cheapest first.
+other code, cheapest first. ``--jobs`` trains several networks at once, which fills a large GPU;
+on JAX set XLA_PYTHON_CLIENT_PREALLOCATE=false with it, or the first takes all of the memory.
 """
 
 import argparse
 import statistics
+import sys
 
 from cifarlib import data, devices, leaderboard, models, recipes, results
 
@@ -28,6 +30,7 @@ def main() -> None:
     parser.add_argument("--missing", action="store_true", help="record all that is missing")
     parser.add_argument("--list", action="store_true", help="say what is missing, in order")
     parser.add_argument("--time-budget", type=float, metavar="SECONDS", help="for --missing")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="for --missing: at once")
     options = parser.parse_args()
     if len(set(options.seeds)) < len(options.seeds):
         parser.error("--seeds: expected different ones")
@@ -37,8 +40,13 @@ def main() -> None:
         for entry, seed in leaderboard.missing():
             print(f"{entry.cost() / 1e15:8.3f} PMAC  {entry.name}, seed {seed}")
     elif options.missing:
-        leaderboard.compute(time_budget=options.time_budget)
+        if options.jobs < 1:
+            parser.error("--jobs: expected at least 1")
+        is_complete = leaderboard.compute(
+            leaderboard.missing(), options.time_budget, num_jobs=options.jobs
+        )
         results.stamp_readme()
+        sys.exit(not is_complete and options.time_budget is None)
     else:
         asked = options.model, options.color, options.recipe, tuple(options.seeds)
         _measure(leaderboard.Entry(*asked), options.record)

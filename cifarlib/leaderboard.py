@@ -10,13 +10,24 @@ import math
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from cifarlib import data, devices, models, recipes, results, run_report, settings, training
+from cifarlib import (
+    at_once,
+    data,
+    devices,
+    models,
+    recipes,
+    results,
+    run_report,
+    settings,
+    training,
+)
 
 SEEDS = (0, 1, 2)
 # A value a seed, each a list in the record's details.
@@ -65,15 +76,20 @@ class Entry(NamedTuple):
 
     def cost(self) -> float:
         """Return the multiply-adds of training one seed, to compare entries with."""
-        network, config = models.build(self.model, self.color), self.config(self.seeds[0])
-        sizes = Counter(config.image_size(epoch + 1) for epoch in range(config.epochs))
-        of_sizes = sum(n * models.multiply_adds(network, size) for size, n in sizes.items())
-        return 3.0 * of_sizes * (1 - config.validation_fraction) * 50_000
+        return cost(self.config(self.seeds[0]))
 
 
-_WITH_OWN_RECIPE = ("layered_cnn", "tuned_cnn", "fast")
-# What the projects published, with their recipe; every network with the modern one; the network
-# with a fast recipe of its own; and that of chapters 4 and 5, whose seeds are those that these
+def cost(config: training.Config) -> float:
+    """Return the multiply-adds of training once on CIFAR-10, to compare trainings with."""
+    network = models.build(config.model, config.color)
+    sizes = Counter(config.image_size(epoch + 1) for epoch in range(config.epochs))
+    of_sizes = sum(n * models.multiply_adds(network, size) for size, n in sizes.items())
+    return 3.0 * of_sizes * (1 - config.validation_fraction) * 50_000
+
+
+_WITH_OWN_RECIPE = ("layered_cnn", "tuned_cnn", "fast", "fast_deep")
+# What the projects published, with their recipe; every network with the modern one; the networks
+# with a fast recipe of their own; and that of chapters 4 and 5, whose seeds are those that these
 # have trained.
 ENTRIES = (
     *(Entry(model, "rgb", "published") for model in recipes.PUBLISHED),
@@ -82,6 +98,8 @@ ENTRIES = (
     *(Entry(model, "gray") for model in ("baseline", "baseline_regularized")),
     Entry("fast", "rgb", "fast"),
     Entry("fast", "gray", "fast"),
+    Entry("fast_deep", "rgb", "fast"),
+    Entry("fast_deep", "gray", "fast"),
     Entry("tuned_cnn", "gray", "tuned", (1, 2, 3, 4, 5)),
     Entry("tuned_cnn", "rgb", "tuned", (1, 2, 3, 4, 5)),
 )
@@ -308,8 +326,10 @@ def measure(entry: Entry, seed: int, deadline: float | None = None) -> dict[str,
         if deadline is not None and time.monotonic() > deadline and row["epoch"] < config.epochs:
             raise OutOfTimeError
 
+    if deadline is not None and time.monotonic() > deadline:
+        raise OutOfTimeError
     config = entry.config(seed)
-    run = training.train(config, kept_in=settings.cache_folder() / "runs", on_epoch=stop)
+    run = training.train(config, kept_in=kept_runs(), on_epoch=stop)
     judged = run_report.evaluate(run.folder)
     return {
         "accuracy": judged.figures["accuracy"],
@@ -317,6 +337,11 @@ def measure(entry: Entry, seed: int, deadline: float | None = None) -> dict[str,
         **{field: judged.figures[field] for field in OF_TEST},
         "answers": "".join(map(str, judged.answers)),
     }
+
+
+def kept_runs() -> Path:
+    """Return the folder of the runs that are read instead of being trained again."""
+    return settings.cache_folder() / "runs"
 
 
 def record(entry: Entry, measured: dict[int, dict[str, Any]]) -> results.Result:
@@ -337,6 +362,8 @@ def record(entry: Entry, measured: dict[int, dict[str, Any]]) -> results.Result:
         command=entry._replace(seeds=tuple(rows)).command,
         details={
             **{field: [row[field] for row in rows.values()] for field in RECORDED},
+            # Seconds of trainings that shared a machine are longer.
+            "num_at_once": [row.get("num_at_once", 1) for row in rows.values()],
             "num_test_images": len(next(iter(rows.values()))["answers"]),
             "config": config.as_json(),
             "code": training.code_digest(config),
@@ -352,9 +379,12 @@ def _recorded(entry: Entry) -> dict[int, dict[str, Any]]:
         return {}
     if description and found.data_fingerprint != description.fingerprint:
         return {}
+    alone = [1] * len(found.seeds)
+    columns = {field: found.details[field] for field in RECORDED}
+    columns |= {"accuracy": found.values, "num_at_once": found.details.get("num_at_once", alone)}
     return {
-        seed: {"accuracy": value, **{field: found.details[field][place] for field in RECORDED}}
-        for place, (seed, value) in enumerate(zip(found.seeds, found.values, strict=True))
+        seed: {field: values[place] for field, values in columns.items()}
+        for place, seed in enumerate(found.seeds)
     }
 
 
@@ -392,15 +422,19 @@ def missing(entries: Iterable[Entry] = ENTRIES) -> list[tuple[Entry, int]]:
 
 
 def compute(
-    entries: Iterable[Entry] = ENTRIES,
+    pairs: Sequence[tuple[Entry, int]],
     time_budget: float | None = None,
+    num_jobs: int = 1,
     say: Callable[[str], None] = print,
 ) -> bool:
-    """Measure and record what is missing or stale, a seed at a time, cheapest first.
+    """Measure and record seeds of entries, in the order given.
+
+    A training that fails is told, and the others go on.
 
     Args:
-        entries: of these.
+        pairs: entries and seeds, such as those that are `missing`.
         time_budget: seconds; what is being trained then goes on at the next call.
+        num_jobs: trainings at once; their seconds are longer then, and the record says so.
         say: told a line for each seed.
 
     Returns:
@@ -408,16 +442,22 @@ def compute(
     """
     deadline = None if time_budget is None else time.monotonic() + time_budget
     data.load_cifar10()
-    say(f"{data.current()}\n{devices.describe_cpu()}")
-    for entry, seed in missing(entries):
-        try:
-            row = measure(entry, seed, deadline)
-        except OutOfTimeError:
-            say("The time is over; the same command goes on.")
-            return False
-        record(entry, {seed: row})
-        say(told(entry, seed, row))
-    return True
+    say(f"{data.current()}\n{devices.accelerators() or devices.describe_cpu()}")
+    calls = [(entry, seed, deadline) for entry, seed in pairs]
+    num_recorded, is_out_of_time = 0, False
+    for place, row, error in at_once.each(measure, calls, num_jobs):
+        entry, seed = pairs[place]
+        if error is None:
+            record(entry, {seed: {**row, "num_at_once": num_jobs}})
+            say(told(entry, seed, row))
+            num_recorded += 1
+        elif isinstance(error, OutOfTimeError):
+            is_out_of_time = True
+        else:
+            say(f"{entry.name}, seed {seed}: {type(error).__name__}: {error}")
+    if is_out_of_time:
+        say("The time is over; the same command goes on.")
+    return num_recorded == len(pairs)
 
 
 def told(entry: Entry, seed: int, row: dict[str, Any]) -> str:

@@ -139,13 +139,29 @@ def test_a_record_of_other_images_is_begun_anew(monkeypatch):
 
 def test_what_is_missing_is_measured_cheapest_first_and_once(measured):
     said = []
-    assert leaderboard.compute([LARGE, SMALL], say=said.append)
+    entries = [LARGE, SMALL]
+    assert leaderboard.compute(leaderboard.missing(entries), say=said.append)
     expected = [(SMALL.name, 3), (SMALL.name, 5), *((LARGE.name, seed) for seed in (0, 1, 2))]
     assert measured == expected
     assert results.read(SMALL.name).values == (0.3, 0.5)
     assert f"{SMALL.name}, seed 5: 50.00% of 10 test images" in said[2]
-    assert leaderboard.compute([LARGE, SMALL], say=said.append)
-    assert measured == expected, "everything is there"
+    assert results.read(SMALL.name).details["num_at_once"] == [1, 1]
+    assert leaderboard.missing(entries) == [], "everything is there"
+
+
+def test_a_training_that_fails_is_told_and_the_others_go_on(measured, monkeypatch):
+    pretend = leaderboard.measure
+
+    def fail(entry, seed, deadline):
+        if seed == 3:
+            raise training.DivergedError("the loss is not finite")
+        return pretend(entry, seed)
+
+    monkeypatch.setattr(leaderboard, "measure", fail)
+    said = []
+    assert not leaderboard.compute([(SMALL, 3), (SMALL, 5)], say=said.append)
+    assert results.read(SMALL.name).seeds == (5,)
+    assert said[1] == f"{SMALL.name}, seed 3: DivergedError: the loss is not finite"
 
 
 def test_a_further_seed_waits_for_first_seeds_up_to_four_times_as_dear(monkeypatch):
@@ -166,7 +182,8 @@ def test_when_the_time_is_over_what_was_measured_is_kept(measured, monkeypatch):
 
     monkeypatch.setattr(leaderboard, "measure", stop)
     said = []
-    assert not leaderboard.compute([LARGE, SMALL], time_budget=5, say=said.append)
+    lacking = leaderboard.missing([LARGE, SMALL])
+    assert not leaderboard.compute(lacking, time_budget=5, say=said.append)
     assert results.read(SMALL.name).seeds == (3, 5)
     assert "the same command goes on" in said[-1]
 
@@ -179,6 +196,10 @@ def test_a_deadline_ends_training_after_an_epoch_and_the_next_call_goes_on(monke
     monkeypatch.setattr(data, "_current", described("JPEG copy"))
     quick = {"epochs": 3, "validation_fraction": 0.2, "batch_size": 16}
     monkeypatch.setattr(recipes, "find", lambda name, model: quick)
+    is_over = iter([4.0, 6.0])  # after the start, and after an epoch
+    with monkeypatch.context() as patch, pytest.raises(leaderboard.OutOfTimeError):
+        patch.setattr(leaderboard.time, "monotonic", lambda: next(is_over))
+        leaderboard.measure(SMALL, 3, deadline=5.0)
     with pytest.raises(leaderboard.OutOfTimeError):
         leaderboard.measure(SMALL, 3, deadline=0)
     (folder,) = (settings.cache_folder() / "runs").iterdir()

@@ -1,0 +1,41 @@
+"""One function, called several times at once, each time in a process of its own.
+
+A network of CIFAR-10's size leaves most of a large GPU idle; a few trainings together fill it.
+On a CPU one training keeps all cores busy, and nothing is gained. Not for one training on
+several devices (`training`, ``num_devices``), nor for searches, which share a journal (`tuning`).
+"""
+
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent import futures
+from typing import Any
+
+
+def each(
+    function: Callable[..., Any], calls: Sequence[tuple], num_jobs: int = 1
+) -> Iterator[tuple[int, Any, Exception | None]]:
+    """Call a function with each of several tuples of arguments.
+
+    Args:
+        function: of a module; its arguments and what it returns go from process to process.
+        calls: the arguments of each call, begun in this order.
+        num_jobs: calls at once, at least one. One is made in this process.
+
+    Yields:
+        As soon as a call has ended, its place among ``calls``, what it returned, and what it
+        raised instead, or None. The others go on.
+    """
+    if num_jobs == 1:
+        for place, arguments in enumerate(calls):
+            try:
+                yield place, function(*arguments), None
+            except Exception as error:  # told to whoever asked, who may want the others
+                yield place, None, error
+        return
+    context = multiprocessing.get_context("spawn")  # Keras's backends do not survive a fork
+    # A process a call, which takes along what memory it held, and what it broke.
+    with futures.ProcessPoolExecutor(num_jobs, context, max_tasks_per_child=1) as pool:
+        places = {pool.submit(function, *of_call): place for place, of_call in enumerate(calls)}
+        for ended in futures.as_completed(places):
+            error = ended.exception()
+            yield places[ended], None if error else ended.result(), error
