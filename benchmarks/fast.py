@@ -1,15 +1,19 @@
 """The fast recipe beside any other program that trains on CIFAR-10: accuracy and seconds.
 
-    python benchmarks/fast.py [--color gray|rgb] [--epochs N] [--num-runs N]
+    python benchmarks/fast.py [--color gray|rgb] [--epochs N] [--num-runs N] [--in-a-process N]
                               [--peer "COMMAND"] [--peer-name NAME] [--record]
 
-Ours and the peer train in turn, each run in a process of its own, on all training images of the
-data set in use; each finished run is judged on the test images, plainly and with test-time
-augmentation (six views of each image). The peer is any command line; {seed} in it becomes the
-number of the run. It finds the images in the file named by the environment variable
-CIFARLIB_PEER_DATA (NumPy's .npz: x_train, y_train, x_test, y_test; uint8, n × 32 × 32 × C) and
-prints, as its last line, a JSON object with "accuracy" and "accuracy_with_views" (shares, either
-may be missing) and "seconds" of training.
+Ours and the peer train in turn on all training images of the data set in use; each finished run
+is judged on the test images, plainly and with test-time augmentation (six views of each image).
+The peer is any command line; {seed} in it becomes the number of the run. It finds the images in
+the file named by the environment variable CIFARLIB_PEER_DATA (NumPy's .npz: x_train, y_train,
+x_test, y_test; uint8, n × 32 × 32 × C) and prints, as its last line, a JSON object with
+"accuracy" and "accuracy_with_views" (shares, either may be missing) and "seconds" of training,
+without what it took to compile.
+
+Where starting and compiling take longer than training, as on a GPU, --in-a-process 5 lets each
+process do five runs: {seed} becomes their numbers with commas in between, and a line of JSON is
+expected for each.
 
 With --record each pair of runs is written as soon as it is there, and a benchmark that was stopped,
 or asked for more runs, goes on with the pairs that are missing.
@@ -18,6 +22,7 @@ or asked for more runs, goes on with the pairs that are missing.
 import argparse
 import json
 import os
+import re
 import shlex
 import statistics
 import subprocess
@@ -42,34 +47,38 @@ def main() -> None:
     parser.add_argument("--color", choices=("gray", "rgb"), default="rgb")
     parser.add_argument("--epochs", type=int, help="of ours (default: the recipe's)")
     parser.add_argument("--num-runs", type=int, default=3, help="of each side (default: 3)")
+    parser.add_argument("--in-a-process", type=int, default=1, metavar="N", help="runs of a side")
     parser.add_argument("--peer", metavar="COMMAND", help="the other program")
     parser.add_argument("--peer-name", default="the peer", help="what to call it")
     parser.add_argument("--record", action="store_true", help="write both sides to results/")
-    parser.add_argument("--one", type=int, metavar="SEED", help=argparse.SUPPRESS)
+    parser.add_argument("--ours", metavar="SEEDS", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.record and not options.peer:
         parser.error("--record: expected --peer beside it; ours alone is benchmarks/networks.py")
-    if options.one is not None:
-        print(json.dumps(ours(options.color, options.epochs, options.one)))
+    if options.in_a_process < 1:
+        parser.error("--in-a-process: expected at least 1")
+    if options.ours is not None:
+        for seed in map(int, options.ours.split(",")):
+            print(json.dumps(ours(options.color, options.epochs, seed)), flush=True)
         return
     sides = {"ours": command_of_ours(options)}
     if options.peer:
         sides[options.peer_name] = shlex.split(options.peer)
     train, test = data.load_cifar10()
-    print(data.current(), devices.describe_cpu(), sep="\n", flush=True)
+    print(data.current(), devices.accelerators() or devices.describe_cpu(), sep="\n", flush=True)
     runs = recorded(options, list(sides)) if options.record else {side: [] for side in sides}
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "cifar10.npz"
         x_train, x_test = (in_color(split.images, options.color) for split in (train, test))
         np.savez(place, x_train=x_train, y_train=train.labels, x_test=x_test, y_test=test.labels)
-        for seed in range(len(runs["ours"]), options.num_runs):
+        for first in range(len(runs["ours"]), options.num_runs, options.in_a_process):
+            seeds = range(first, min(first + options.in_a_process, options.num_runs))
+            numbers = ",".join(map(str, seeds))
             for side, command in sides.items():
-                run = measured([word.replace("{seed}", str(seed)) for word in command], place)
-                runs[side].append(run)
-                told = ", ".join(
-                    f"{name} {run[key]:.2%}" for key, name in SHOWN.items() if key in run
-                )
-                print(f"run {seed}  {side:<12}{told}, {run['seconds']:.1f} s", flush=True)
+                asked = [word.replace("{seed}", numbers) for word in command]
+                for seed, run in zip(seeds, measured(asked, place, len(seeds)), strict=True):
+                    runs[side].append(run)
+                    print(f"run {seed}  {side:<12}{told(run)}", flush=True)
             if options.record:
                 record(options, runs)
     for side, of_side in runs.items():
@@ -79,14 +88,20 @@ def main() -> None:
         print(f"ours is {ratio:.2f} times as fast as {options.peer_name}")
 
 
+def told(run: dict[str, float]) -> str:
+    """Return what came of a run in a line."""
+    shares = [f"{name} {run[key]:.2%}" for key, name in SHOWN.items() if key in run]
+    return ", ".join([*shares, f"{run['seconds']:.2f} s"])
+
+
 def in_color(pictures: np.ndarray, color: str) -> np.ndarray:
     """Return colour images in the colour that is asked for."""
     return images.to_grayscale(pictures) if color == "gray" else pictures
 
 
 def command_of_ours(options: argparse.Namespace) -> list[str]:
-    """Return the command of one run of ours."""
-    command = [sys.executable, __file__, "--one", "{seed}", "--color", options.color]
+    """Return the command of runs of ours."""
+    command = [sys.executable, __file__, "--ours", "{seed}", "--color", options.color]
     return command if options.epochs is None else [*command, "--epochs", str(options.epochs)]
 
 
@@ -102,13 +117,13 @@ def ours(color: str, epochs: int | None, seed: int) -> dict[str, float]:
     def accuracy(network) -> float:
         return float(np.mean(compute.predict(network, pictures).argmax(axis=1) == test.labels))
 
+    sizes = [config.image_size(epoch) for epoch in run.history["epoch"]]
+    to_compile = seconds_to_compile(sizes, run.history["seconds"])
     return {
         "accuracy": accuracy(run.model),
         "accuracy_with_views": accuracy(views.averaged(run.model)),
-        "seconds": float(run.history["seconds"].sum()),
-        "seconds_to_compile": seconds_to_compile(
-            [config.image_size(epoch) for epoch in run.history["epoch"]], run.history["seconds"]
-        ),
+        "seconds": float(run.history["seconds"].sum()) - (to_compile or 0.0),
+        "seconds_to_compile": to_compile,
     }
 
 
@@ -125,33 +140,38 @@ def configuration(color: str, epochs: int | None, seed: int):
 def seconds_to_compile(sizes: list[int], seconds: Sequence[float]) -> float | None:
     """Return what the first epoch of each image size takes longer than the others of that size.
 
-    That is tracing and compilation. None where a size has one epoch only, with nothing to
-    compare it with.
+    That is tracing and compilation; no less than nothing, should another epoch have been slower.
+    None where a size has one epoch only, with nothing to compare it with.
     """
     by_size = {size: [] for size in sizes}
     for size, of_epoch in zip(sizes, seconds, strict=True):
         by_size[size].append(of_epoch)
     if any(len(of_size) == 1 for of_size in by_size.values()):
         return None
-    return sum(first - statistics.median(others) for first, *others in by_size.values())
+    return sum(max(0, first - statistics.median(others)) for first, *others in by_size.values())
 
 
-def measured(command: list[str], place: Path) -> dict[str, float]:
-    """Run a side once and return what it printed last."""
+def measured(command: list[str], place: Path, num_runs: int = 1) -> list[dict[str, float]]:
+    """Run a side once and return what it printed last, an object for each run."""
     began = time.monotonic()
     environment = {**os.environ, "CIFARLIB_PEER_DATA": str(place)}
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True)
+    share = (time.monotonic() - began) / num_runs
     lines = done.stdout.strip().splitlines()
     try:
-        found = json.loads(lines[-1])
-        found["seconds"] = float(found["seconds"])
-    except (IndexError, KeyError, TypeError, ValueError):
+        found = [json.loads(line) for line in lines[-num_runs:]]
+        if len(found) < num_runs:
+            raise ValueError("fewer lines than runs")
+        return [
+            {**run, "seconds": float(run["seconds"]), "process_seconds": share} for run in found
+        ]
+    except (KeyError, TypeError, ValueError):
         last = lines[-1] if lines else "nothing"
         sys.exit(
-            f"{shlex.join(command)}: expected a JSON object with seconds as the last line, found "
-            f"{last!r} (exit status {done.returncode}). Make it print one."
+            f"{shlex.join(command)}: expected a JSON object with seconds as the last line of each "
+            f"of {num_runs} runs, found {last!r} (exit status {done.returncode}). Make it print "
+            "one."
         )
-    return {**found, "process_seconds": time.monotonic() - began}
 
 
 def summary(runs: list[dict[str, float]]) -> str:
@@ -162,7 +182,7 @@ def summary(runs: list[dict[str, float]]) -> str:
             told.append(f"{name} {results.in_percent(*moments([run[key] for run in runs]))}")
     seconds = [run["seconds"] for run in runs]
     told.append(
-        f"{statistics.median(seconds):.1f} s (median; {min(seconds):.1f} to {max(seconds):.1f})"
+        f"{statistics.median(seconds):.2f} s (median; {min(seconds):.2f} to {max(seconds):.2f})"
     )
     return ", ".join(told)
 
@@ -179,9 +199,15 @@ def ratios(options: argparse.Namespace, runs: dict) -> list[float]:
     return [peer["seconds"] / our["seconds"] for our, peer in pairs]
 
 
+def name_of_record(color: str) -> str:
+    """Return the name of the record, one for CPUs and one for each kind of accelerator."""
+    kinds = "-".join(dict.fromkeys(devices.accelerators())).lower()
+    return "-".join(["benchmark-fast", color, *re.findall("[a-z0-9]+", kinds)])
+
+
 def recorded(options: argparse.Namespace, sides: list[str]) -> dict[str, list[dict]]:
     """Return the runs of both sides that are recorded of this code, machine, peer and images."""
-    found = results.read(f"benchmark-fast-{options.color}")
+    found = results.read(name_of_record(options.color))
     runs = {side: [] for side in sides}
     if (
         found is None
@@ -221,12 +247,14 @@ def record(options: argparse.Namespace, runs: dict) -> None:
     words = ["python benchmarks/fast.py", f"--color {options.color}", f"--num-runs {len(found)}"]
     if options.epochs is not None:
         words.append(f"--epochs {options.epochs}")
+    if options.in_a_process > 1:
+        words.append(f"--in-a-process {options.in_a_process}")
     words += [
         f"--peer {shlex.quote(options.peer)}",
         f"--peer-name {shlex.quote(options.peer_name)}",
     ]
     results.write(
-        f"benchmark-fast-{options.color}",
+        name_of_record(options.color),
         chapter="07",
         metric=f"training {options.color} at record speed, against {options.peer_name}",
         values=found,

@@ -39,9 +39,18 @@ def test_the_peer_finds_the_images_and_its_last_line_counts(fast, tmp_path):
         "n = len(np.load(os.environ['CIFARLIB_PEER_DATA'])['x_train'])",
         "print(json.dumps({'accuracy': 0.5, 'seconds': n}))",
     )
-    found = fast.measured(command, images)
+    (found,) = fast.measured(command, images)
     assert (found["accuracy"], found["seconds"]) == (0.5, 3)
     assert found["process_seconds"] > 0
+
+
+def test_a_process_of_several_runs_tells_each_in_a_line(fast, tmp_path):
+    lines = [json.dumps({"accuracy": seed / 10, "seconds": 1}) for seed in (1, 2)]
+    command = program(tmp_path, "print('compiled')", *(f"print({line!r})" for line in lines))
+    found = fast.measured(command, tmp_path / "images.npz", 2)
+    assert [run["accuracy"] for run in found] == [0.1, 0.2]
+    with pytest.raises(SystemExit, match="of 3 runs, found"):
+        fast.measured(command, tmp_path / "images.npz", 3)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +72,7 @@ def test_both_sides_are_told_with_mean_spread_and_median(fast):
     told = fast.summary(runs)
     assert told == (
         "accuracy 91.0 ± 1.0 (n = 3), with six views 92.0 ± 1.0 (n = 3), "
-        "20.0 s (median; 10.0 to 30.0)"
+        "20.00 s (median; 10.00 to 30.00)"
     )
     del runs[0]["accuracy_with_views"]
     assert "views" not in fast.summary(runs), "not all of them tell it"
@@ -93,7 +102,7 @@ def test_two_peers_in_turn(fast, tmp_path, monkeypatch, capsys, tiny):
     monkeypatch.setenv("CIFARLIB_SOURCE", "synthetic")
     fast.main()
     told = capsys.readouterr().out
-    assert "the peer: accuracy 25.0 ± 0.0 (n = 2), 3.5 s (median; 3.0 to 4.0)" in told
+    assert "the peer: accuracy 25.0 ± 0.0 (n = 2), 3.50 s (median; 3.00 to 4.00)" in told
     assert "ours is 1.75 times as fast as the peer" in told
 
 
@@ -136,11 +145,43 @@ def test_a_benchmark_that_was_stopped_goes_on_with_the_pairs_that_are_missing(
     assert calls.read_text() == "....0011"
 
 
+def test_runs_of_one_process_get_their_numbers_together(fast, tmp_path, monkeypatch, capsys, tiny):
+    line = json.dumps({"accuracy": 0.5, "seconds": 2.0})
+    several = f"for _ in sys.argv[1].split(','): print({line!r})"
+    ours = program(tmp_path, "import sys", several, name="ours.py")
+    monkeypatch.setattr(fast, "command_of_ours", lambda options: [*ours, "{seed}"])
+    log = f"open({str(tmp_path / 'calls')!r}, 'a').write(sys.argv[1] + ' ')"
+    peer = program(tmp_path, "import sys", log, several)
+    arguments = ["--num-runs", "5", "--in-a-process", "2", "--peer", f"{' '.join(peer)} {{seed}}"]
+    monkeypatch.setattr(sys, "argv", ["fast.py", *arguments])
+    monkeypatch.setenv("CIFARLIB_SOURCE", "synthetic")
+    fast.main()
+    assert (tmp_path / "calls").read_text() == "0,1 2,3 4 "
+    assert "the peer: accuracy 50.0 ± 0.0 (n = 5)" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["fast.py", "--in-a-process", "0"])
+    with pytest.raises(SystemExit):
+        fast.main()
+
+
+@pytest.mark.parametrize(
+    ("accelerators", "name"),
+    [
+        ([], "benchmark-fast-gray"),
+        (["NVIDIA H200"], "benchmark-fast-gray-nvidia-h200"),
+        (["Tesla T4"] * 2, "benchmark-fast-gray-tesla-t4"),
+    ],
+)
+def test_each_kind_of_accelerator_has_a_record_of_its_own(fast, monkeypatch, accelerators, name):
+    monkeypatch.setattr(fast.devices, "accelerators", lambda: accelerators)
+    assert fast.name_of_record("gray") == name
+
+
 @pytest.mark.parametrize(
     ("sizes", "seconds", "expected"),
     [
         ([32, 32, 32], [9.0, 5.0, 7.0], 3.0),
         ([24, 24, 32, 32], [6.0, 2.0, 9.0, 4.0], 9.0),
+        ([32, 32, 24, 24], [9.0, 5.0, 4.0, 6.0], 4.0),
         ([24, 24, 32], [6.0, 2.0, 9.0], None),
         ([32], [4.0], None),
     ],

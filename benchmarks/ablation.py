@@ -1,0 +1,119 @@
+"""What each idea of the fast recipe is worth: the whole recipe, and the recipe without it.
+
+    python benchmarks/ablation.py [--color gray|rgb] [--seeds 0 1 2 3 4] [--jobs N] [--record]
+
+Accuracy on the images held out, never the test set, at full width and with all images. All
+variants are trained with the same seeds, so that each difference is one of pairs. Runs are kept
+beside the decoded data: what was trained is not trained again.
+"""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+from cifarlib import (
+    at_once,
+    data,
+    devices,
+    experiments,
+    leaderboard,
+    models,
+    recipes,
+    results,
+    training,
+)
+
+# What the fast recipe does without one of its ideas, and does instead.
+WITHOUT = {
+    "whitening": {"model": models.FastCNN(is_whitened=False)},
+    "identity kernels": {"model": models.FastCNN(begins_as_identity=False)},
+    "Muon (AdamW)": {
+        "optimizer": "adamw",
+        "learning_rate": 3e-3,
+        "weight_decay": 0.05,
+        "warmup": 0.2,
+    },
+    "a falling rate": {"schedule": "constant"},
+    "smoothed labels": {"label_smoothing": 0.0},
+    "flips": {"augmentation": ("crop",)},
+    "alternating (flips by chance)": {"augmentation": ("flip", "crop")},
+    "shifts": {"augmentation": ("alternate",)},
+    "smaller images first": {"image_sizes": (models.IMAGE_SIZE,)},
+}
+FEWER = "smaller images first, for fewer epochs"  # its control: as much arithmetic
+
+
+def main() -> None:
+    """Train, print, and record if asked to."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--color", choices=models.CHANNELS, default="rgb")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="trainings at once")
+    parser.add_argument("--record", action="store_true", help="write to results/")
+    options = parser.parse_args()
+    if len(set(options.seeds)) < len(options.seeds) or options.jobs < 1:
+        parser.error("expected different --seeds, and at least one of --jobs")
+    data.load_cifar10()
+    print(data.current(), devices.accelerators() or devices.describe_cpu(), sep="\n", flush=True)
+    asked, kept = variants(options.color), leaderboard.kept_runs()
+    configs = [replace(config, seed=seed) for seed in options.seeds for config in asked.values()]
+    calls = [(config, kept) for config in configs]
+    for num_done, (_, _, error) in enumerate(at_once.each(train, calls, options.jobs), 1):
+        if error:
+            raise error
+        print(f"{num_done} of {len(configs)}", flush=True)
+    compared = experiments.compare(asked, options.seeds, kept_in=kept)
+    table = compared.table().assign(
+        arithmetic=[leaderboard.cost(config) / 1e12 for config in asked.values()]
+    )
+    columns = ["validation", "sd", "gain", "sd of gain", "seeds", "arithmetic"]
+    print(table[columns].round(2).to_string())
+    if options.record:
+        record(options, asked, compared, table)
+
+
+def train(config: training.Config, kept_in: Path) -> None:
+    """Train one, to be read where it is kept."""
+    training.train(config, kept_in=kept_in)
+
+
+def variants(color: str) -> dict[str, training.Config]:
+    """Return the whole recipe first, then the recipe without each of its ideas."""
+    whole = training.Config("fast", color=color, **recipes.find("fast", "fast"))
+    named = {f"without {idea}": replace(whole, **changes) for idea, changes in WITHOUT.items()}
+    sizes = named["without smaller images first"]
+    fewer = max(1, round(whole.epochs * leaderboard.cost(whole) / leaderboard.cost(sizes)))
+    return {"whole": whole, **named, f"without {FEWER}": replace(sizes, epochs=fewer)}
+
+
+def record(options, asked, compared, table) -> None:
+    """Write a list for each variant, in the order of the seeds."""
+    first = compared.runs["whole"][0].metrics
+    by_seed = {
+        variant: [run.metrics["validation_accuracy"] for run in runs]
+        for variant, runs in compared.runs.items()
+    }
+    seeds = " ".join(map(str, options.seeds))
+    results.write(
+        f"ablation-fast-{options.color}",
+        chapter="07",
+        metric="validation accuracy of the whole fast recipe",
+        values=by_seed["whole"],
+        seeds=options.seeds,
+        color=options.color,
+        command=f"python benchmarks/ablation.py --color {options.color} --seeds {seeds} --record",
+        details={
+            "validation_accuracy": by_seed,
+            "arithmetic": dict(table["arithmetic"].round(3)),
+            "config": {variant: config.as_json() for variant, config in asked.items()},
+            "code": {variant: training.code_digest(config) for variant, config in asked.items()},
+            **{field: first[field] for field in ("precision", "backend", "accelerators")},
+            "num_validation_images": first["num_validation_images"],
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()
