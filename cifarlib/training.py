@@ -17,6 +17,7 @@ import math
 import numbers
 import re
 import shlex
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -426,12 +427,18 @@ def _smaller_networks(network: keras.Model, config: Config) -> dict[int, keras.M
 class _Watch(keras.callbacks.Callback):
     """Moves the bar and looks at the loss."""
 
+    # So that Keras calls it from threads. It would wait for the device after each step else, and
+    # the device for the next.
+    async_safe = True
+
     def __init__(self, bar, batch_size: int):
         super().__init__()
         self.bar, self.batch_size = bar, batch_size
+        self.lock = threading.Lock()
 
     def on_train_batch_end(self, batch, logs=None):
-        self.bar.update(self.batch_size)
+        with self.lock:
+            self.bar.update(self.batch_size)
         if batch % CHECK_EVERY == 0 and not math.isfinite(float(logs["loss"])):
             raise _NotFiniteError
 

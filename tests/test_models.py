@@ -41,7 +41,7 @@ def num_weights(variables) -> int:
 
 
 def test_the_registry_holds_every_published_model_and_every_promised_one():
-    assert set(models.DESIGNS) == {*PUBLISHED, *ABOUT, *PROMISED, *OURS, "fast"}
+    assert set(models.DESIGNS) == {*PUBLISHED, *ABOUT, *PROMISED, *OURS, "fast", "fast_deep"}
 
 
 def test_the_fast_network_is_as_large_as_the_one_it_reproduces():
