@@ -10,18 +10,31 @@ LOCK := $(shell command -v flock >/dev/null 2>&1 && echo "flock .venv.lock")
 # On Linux plain torch brings gigabytes for GPUs; name a CPU build where there is one.
 TORCH ?= torch
 
-.PHONY: notebooks test test-backends test-colab lab record results benchmarks environment clean
+.PHONY: notebooks test test-style test-units test-chapters test-backends test-jax test-torch \
+    test-colab lab record results benchmarks environment clean
 
 notebooks: environment
 	$(BIN)/cifarlib data fetch
 	$(BIN)/cifarlib run
 
+# Two at a time, since most tests keep one core busy. The second one's output comes when it ends.
+TWO_AT_A_TIME := $(MAKE) --no-print-directory -j2
+LATER = > build/$@.log 2>&1 || { cat build/$@.log; exit 1; }; tail -n 1 build/$@.log
+
 test: environment
 	$(BIN)/cifarlib data fetch
+	@$(TWO_AT_A_TIME) test-units test-chapters
+
+test-style: environment
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+test-units: test-style
 	$(BIN)/python -m pytest
-	CIFARLIB_PROFILE=quick $(BIN)/python -m pytest --nbval-lax --nbval-current-env notebooks
+
+test-chapters: test-style
+	@mkdir -p build
+	CIFARLIB_PROFILE=quick $(BIN)/python -m pytest --nbval-lax --nbval-current-env notebooks $(LATER)
 
 # The modules that use Keras, on the other two backends.
 BACKEND_TESTS := $(foreach name,models layered explain augmentation views schedules optimizers whitening \
@@ -30,8 +43,14 @@ BACKEND_TESTS := $(foreach name,models layered explain augmentation views schedu
 test-backends: environment
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[backends]'
+	@$(TWO_AT_A_TIME) test-jax test-torch
+
+test-jax:
 	KERAS_BACKEND=jax $(BIN)/python -m pytest $(BACKEND_TESTS)
-	KERAS_BACKEND=torch $(BIN)/python -m pytest $(BACKEND_TESTS)
+
+test-torch:
+	@mkdir -p build
+	KERAS_BACKEND=torch $(BIN)/python -m pytest $(BACKEND_TESTS) $(LATER)
 
 # The chapters as Colab runs them, in an environment with its versions.
 test-colab: environment

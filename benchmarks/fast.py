@@ -230,13 +230,17 @@ def recorded(options: argparse.Namespace, sides: list[str]) -> dict[str, list[di
 
 def facts(options: argparse.Namespace) -> dict:
     """Return what must be equal if two pairs are to be in one record."""
-    from cifarlib import training
+    import keras
+
+    from cifarlib import compute, training
 
     config = configuration(options.color, options.epochs, 0)
     return {
         "peer": options.peer_name,
         "code": training.code_digest(config),
         "config": config.as_json(),
+        "precision": compute.choose_precision(config.precision),
+        "backend": keras.backend.backend(),
         "accelerators": devices.accelerators(),
     }
 

@@ -7,6 +7,7 @@ seaborn has it; cividis for amounts), and no meaning rests on colour alone. Not 
 """
 
 import itertools
+import math
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
@@ -405,7 +406,7 @@ def plot_tradeoff(table: pd.DataFrame, cost: str, gain: str, title: str = "") ->
         gain: the column that should be large.
         title: title of the figure.
     """
-    figure, ax = subplots(size=(8.5, 5), title=title)
+    figure, ax = subplots(size=(8.5, 5.5), title=title)
     shown = table[[cost, gain]].dropna().astype(float)
     shown = shown.sort_values([cost, gain], ascending=[True, False])
     best = shown[gain].cummax().shift(fill_value=-np.inf)
@@ -431,19 +432,18 @@ def plot_tradeoff(table: pd.DataFrame, cost: str, gain: str, title: str = "") ->
     return figure
 
 
-# Where a name may stand beside its point, in points of type, and how it is aligned there.
-_BESIDE = (
-    ((5, 4), "left", "bottom"),
-    ((5, -4), "left", "top"),
-    ((-5, 4), "right", "bottom"),
-    ((-5, -4), "right", "top"),
-    ((5, 24), "left", "bottom"),
-    ((-5, -24), "right", "top"),
+# Where a name may stand beside its point, in points of type, and how it is aligned there; the
+# nearest first.
+_BESIDE = tuple(
+    ((x * far, y * far), "left" if x > 0 else "right", "bottom" if y > 0 else "top")
+    for far in (1, 3, 5, 7, 9)
+    for x, y in ((5, 4), (5, -4), (-5, 4), (-5, -4), (2, 6), (2, -6), (-2, 6), (-2, -6))
 )
+_TOO_FAR = 10  # points of type: from there on a line leads to the name
 
 
 def _name_points(ax: Axes, points: pd.DataFrame) -> None:
-    """Write each point's name beside it, where it covers no other name if there is such a place.
+    """Write each point's name beside it, where it covers nothing else if there is such a place.
 
     Args:
         ax: with everything else drawn.
@@ -454,23 +454,31 @@ def _name_points(ax: Axes, points: pd.DataFrame) -> None:
     taken = [ax.get_legend().get_window_extent()]
     taken += [Bbox.from_bounds(*(place - 4), 8, 8) for place in ax.transData.transform(points)]
 
-    def is_free(extent: Bbox) -> bool:
-        is_inside = inside.x0 <= extent.x0 and extent.x1 <= inside.x1
-        return is_inside and not any(extent.overlaps(other) for other in taken)
+    def covered(extent: Bbox) -> int:
+        is_inside = inside.x0 <= extent.x0 and extent.x1 <= inside.x1 and extent.y1 <= inside.y1
+        return extent.count_overlaps(taken) + 10 * (not is_inside)
 
     for name, place in points.iterrows():
-        written = []
+        text = ax.annotate(name, place, (0, 0), textcoords="offset points", fontsize=8)
+        found = {}
         for offset, side, level in _BESIDE:
-            aligned = {"ha": side, "va": level, "fontsize": 8}
-            text = ax.annotate(name, place, offset, textcoords="offset points", **aligned)
-            written.append(text)
-            if is_free(text.get_window_extent()):
+            text.set(position=offset, ha=side, va=level)
+            found[offset, side, level] = covered(text.get_window_extent())
+            if not found[offset, side, level]:
                 break
-        else:
-            text = written[0]  # crowded: better there than nowhere
-        for other in written:
-            if other is not text:
-                other.remove()
+        text.remove()
+        offset, side, level = min(found, key=found.get)  # crowded: where it covers least
+        line = {"arrowstyle": "-", "color": "gray", "linewidth": 0.6, "shrinkA": 0, "shrinkB": 3}
+        text = ax.annotate(
+            name,
+            place,
+            offset,
+            textcoords="offset points",
+            ha=side,
+            va=level,
+            fontsize=8,
+            arrowprops=line if math.hypot(*offset) > _TOO_FAR else None,
+        )
         taken.append(text.get_window_extent())
 
 

@@ -1,5 +1,7 @@
 """What is said of this machine."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from cifarlib import devices
@@ -39,3 +41,27 @@ def test_where_linux_names_no_model_python_does(cpu_info):
 def test_a_processor_is_told_where_there_is_no_linux(cpu_info):
     assert devices.describe_cpu() == "some processor, 2 cores"
     assert devices.cpu_features() == frozenset()
+
+
+def test_accelerators_are_told_by_their_names(monkeypatch):
+    keras = pytest.importorskip("keras")
+    monkeypatch.setattr(keras.backend, "backend", lambda: "tensorflow")
+    tensorflow = pytest.importorskip("tensorflow")
+    listed = {"GPU": ["the first", "the second"], "TPU": ["the third"]}
+    names = {"the first": {"device_name": "Tesla T4"}, "the second": {}}
+    config = tensorflow.config
+    monkeypatch.setattr(config, "list_physical_devices", listed.get)
+    monkeypatch.setattr(config.experimental, "get_device_details", names.get)
+    assert devices.accelerators() == ["Tesla T4", "GPU", "TPU"]
+
+
+def test_processors_are_no_accelerators(monkeypatch):
+    keras = pytest.importorskip("keras")
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    jax = pytest.importorskip("jax")
+    found = [
+        SimpleNamespace(platform="cpu", device_kind="cpu"),
+        SimpleNamespace(platform="gpu", device_kind="NVIDIA H200"),
+    ]
+    monkeypatch.setattr(jax, "devices", lambda: found)
+    assert devices.accelerators() == ["NVIDIA H200"]

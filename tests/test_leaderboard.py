@@ -1,6 +1,7 @@
 """Records of networks: what is missing, what is stale, seeds that come one by one."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -196,9 +197,9 @@ def test_a_deadline_ends_training_after_an_epoch_and_the_next_call_goes_on(monke
     monkeypatch.setattr(data, "_current", described("JPEG copy"))
     quick = {"epochs": 3, "validation_fraction": 0.2, "batch_size": 16}
     monkeypatch.setattr(recipes, "find", lambda name, model: quick)
-    is_over = iter([4.0, 6.0])  # after the start, and after an epoch
+    clock = SimpleNamespace(monotonic=iter([4.0, 6.0]).__next__)  # at the start, after an epoch
     with monkeypatch.context() as patch, pytest.raises(leaderboard.OutOfTimeError):
-        patch.setattr(leaderboard.time, "monotonic", lambda: next(is_over))
+        patch.setattr(leaderboard, "time", clock)
         leaderboard.measure(SMALL, 3, deadline=5.0)
     with pytest.raises(leaderboard.OutOfTimeError):
         leaderboard.measure(SMALL, 3, deadline=0)

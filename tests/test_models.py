@@ -76,6 +76,18 @@ def test_widths_of_the_fast_network_are_those_of_its_pairs():
     assert depths == [4, 4, 6, 6, 8, 8]
 
 
+def test_deeper_the_fast_network_adds_what_it_had_before_the_last_two_convolutions():
+    network = models.build("fast_deep")
+    kinds = [type(layer).__name__ for layer in network.layers]
+    assert kinds.count("Conv2D") == 3 * 3 and kinds.count("Add") == 3
+    for layer in network.layers:
+        if isinstance(layer, keras.layers.Add):
+            normalised, shortcut = (tensor._keras_history.operation for tensor in layer.input)
+            assert isinstance(normalised, keras.layers.BatchNormalization)
+            assert isinstance(shortcut, keras.layers.Activation)
+    assert models.multiply_adds(network) == pytest.approx(452e6, rel=0.01)
+
+
 def test_a_design_of_ones_own_may_do_without_a_bias():
     def plain(x):
         return keras.layers.GlobalAveragePooling2D()(x)

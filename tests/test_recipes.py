@@ -2,12 +2,20 @@
 
 import json
 import shlex
+from dataclasses import replace
 
 import pytest
 
 keras = pytest.importorskip("keras")
 
-from cifarlib import augmentation, models, recipes, training, training_commands  # noqa: E402
+from cifarlib import (  # noqa: E402
+    augmentation,
+    leaderboard,
+    models,
+    recipes,
+    training,
+    training_commands,
+)
 from cifarlib.errors import InputError  # noqa: E402
 
 # From ../shared/reference/seed-models.md: optimizer, batch size, epochs, share held out; None
@@ -75,8 +83,10 @@ def test_only_the_deep_residual_network_has_a_schedule_that_waits_for_plateaus()
 
 @pytest.mark.parametrize("model", models.DESIGNS)
 def test_the_modern_recipe_is_what_training_does_by_itself(model):
+    """But for the rate of the Transformer, whose loss is not finite after 1,500 steps else."""
     found = recipes.find("modern", model)
-    assert training.Config(model, **found) == training.Config(model)
+    assert found == ({"learning_rate": 1e-3} if model == "vit_tiny" else {})
+    assert training.Config(model, **found).learning_rate <= training.Config(model).learning_rate
 
 
 def test_what_is_done_to_a_found_recipe_stays_there():
@@ -122,13 +132,15 @@ def test_a_file_that_is_not_there_has_no_tuned_recipe():
 
 
 def test_the_fast_recipe_is_what_its_author_published():
-    """airbench94_muon.py (Jordan, 2024): 8 epochs of batches of 2,000, shifts of 2 pixels.
+    """airbench94_muon.py (Jordan, 2024): batches of 2,000, shifts of 2 pixels.
 
-    Only that images grow is ours.
+    That images grow is ours, and for how long: with less arithmetic than theirs in 8 epochs.
     """
     config = training.Config("fast", **recipes.find("fast", "fast"))
     assert config.image_sizes[-1] == models.IMAGE_SIZE
-    assert (config.epochs, config.batch_size, config.label_smoothing) == (8, 2000, 0.2)
+    theirs = replace(config, epochs=8, image_sizes=(models.IMAGE_SIZE,))
+    assert leaderboard.cost(config) < leaderboard.cost(theirs)
+    assert (config.batch_size, config.label_smoothing) == (2000, 0.2)
     assert (config.optimizer, config.learning_rate) == ("muon", 0.24)
     assert augmentation.CROP_PADDING * config.augmentation_strength == 2
     rates = training._optimizer(config, config.learning_rate).get_config()
@@ -138,6 +150,16 @@ def test_the_fast_recipe_is_what_its_author_published():
     assert 0.24 * rates["vector_ratio"] == pytest.approx(0.053 * 2000)
     assert 0.24 * rates["matrix_ratio"] / 22**2 == pytest.approx(0.67 / 256**2 * 2000, rel=0.02)
     assert 0.24 * rates["weight_decay"] == pytest.approx(2e-6 * 2000 / (1 - 0.85), rel=0.02)
+
+
+def test_the_larger_network_learns_by_the_same_recipe_for_longer():
+    config = training.Config("fast_deep", **recipes.find("fast", "fast_deep"))
+    small = training.Config("fast", **recipes.find("fast", "fast"))
+    changed = {"model", "epochs", "batch_size", "augmentation", "augmentation_strength"}
+    changed |= {"image_sizes"}
+    found, other = config.as_json(), small.as_json()
+    assert {name for name in found if found[name] != other[name]} == changed
+    assert recipes.usual("fast_deep") == "fast"
 
 
 def test_the_command_of_a_run_says_when_its_recipe_is_not_the_usual_one():
