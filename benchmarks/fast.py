@@ -248,6 +248,8 @@ def facts(options: argparse.Namespace) -> dict:
 def record(options: argparse.Namespace, runs: dict) -> None:
     """Write both sides to results/."""
     found = ratios(options, runs)
+    machine = (devices.accelerators() or [devices.describe_cpu()])[0]
+    told_color = {"rgb": "colour"}.get(options.color, options.color)
     words = ["python benchmarks/fast.py", f"--color {options.color}", f"--num-runs {len(found)}"]
     if options.epochs is not None:
         words.append(f"--epochs {options.epochs}")
@@ -260,7 +262,7 @@ def record(options: argparse.Namespace, runs: dict) -> None:
     results.write(
         name_of_record(options.color),
         chapter="07",
-        metric=f"training {options.color} at record speed, against {options.peer_name}",
+        metric=f"the fast recipe in {told_color} on {machine}, against {options.peer_name}",
         values=found,
         seeds=list(range(len(found))),
         color=options.color,

@@ -9,7 +9,8 @@ are kept beside the decoded data, as those of the chapters are: the same command
 interruption, and what was trained is not trained again. With ``--record`` the accuracies go to
 ``results/``; ``--missing`` records whatever of `leaderboard.ENTRIES` is not there, or was made by
 other code, cheapest first. ``--jobs`` trains several networks at once, which fills a large GPU;
-on JAX set XLA_PYTHON_CLIENT_PREALLOCATE=false with it, or the first takes all of the memory.
+on JAX set XLA_PYTHON_CLIENT_PREALLOCATE=false with it, or the first takes all of the memory. JAX
+0.11.2 could not choose kernels on an H200 unless XLA_FLAGS=--xla_gpu_enable_triton_gemm=false.
 """
 
 import argparse
