@@ -1,8 +1,9 @@
-"""The benchmark of the fast recipe: what it takes from the other program, and what it refuses."""
+"""The benchmarks of the fast recipe: what they take from others, what they refuse and record."""
 
 import importlib.util
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,31 @@ if not (ROOT / "benchmarks").is_dir():
     pytest.skip("benchmarks are part of the checkout", allow_module_level=True)
 
 
-@pytest.fixture(scope="module")
-def fast():
-    spec = importlib.util.spec_from_file_location("fast", ROOT / "benchmarks" / "fast.py")
+def loaded(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def fast():
+    return loaded("fast")
+
+
+@pytest.fixture(scope="module")
+def ablation():
+    return loaded("ablation")
+
+
+@pytest.fixture
+def photographs(fast, monkeypatch, tmp_path, tiny):
+    """Take drawn images for photographs, since drawn ones are not recorded, and record nearby."""
+    monkeypatch.setattr(fast.results.settings, "checkout_folder", lambda: tmp_path)
+    monkeypatch.setattr(fast.results, "stamp_readme", lambda: None)
+    monkeypatch.setenv("CIFARLIB_SOURCE", "synthetic")
+    current = fast.data.current
+    monkeypatch.setattr(fast.data, "current", lambda: current()._replace(kind="JPEG copy"))
 
 
 def program(tmp_path, *lines, name="peer.py") -> list[str]:
@@ -107,14 +127,8 @@ def test_two_peers_in_turn(fast, tmp_path, monkeypatch, capsys, tiny):
 
 
 def test_a_benchmark_that_was_stopped_goes_on_with_the_pairs_that_are_missing(
-    fast, tmp_path, monkeypatch, capsys, tiny
+    fast, tmp_path, monkeypatch, capsys, photographs
 ):
-    monkeypatch.setattr(fast.results.settings, "checkout_folder", lambda: tmp_path)
-    monkeypatch.setattr(fast.results, "stamp_readme", lambda: None)
-    monkeypatch.setenv("CIFARLIB_SOURCE", "synthetic")
-    current = fast.data.current
-    photographs = {"kind": "JPEG copy"}  # drawn images are not recorded
-    monkeypatch.setattr(fast.data, "current", lambda: current()._replace(**photographs))
     calls = tmp_path / "calls"
     log = f"open({str(calls)!r}, 'a').write(sys.argv[1])"
     count = f"len(open({str(calls)!r}).read())"
@@ -188,3 +202,40 @@ def test_each_kind_of_accelerator_has_a_record_of_its_own(fast, monkeypatch, acc
 )
 def test_seconds_to_compile_are_what_first_epochs_take_longer(fast, sizes, seconds, expected):
     assert fast.seconds_to_compile(sizes, seconds) == expected
+
+
+def test_each_idea_is_left_out_alone(ablation):
+    whole, *others = ablation.variants("rgb").values()
+    configs = [config.as_json() for config in others]
+    for changes, config in zip(ablation.WITHOUT.values(), configs, strict=False):
+        changed = {name for name in config if config[name] != whole.as_json()[name]}
+        assert changed <= set(changes), "nothing else changes"
+    assert len(others) == len(ablation.WITHOUT) + 1
+    costs = [ablation.leaderboard.cost(config) for config in (whole, others[-1])]
+    assert costs[1] == pytest.approx(costs[0], rel=0.15), "the control has as much arithmetic"
+
+
+def test_what_each_idea_is_worth_is_recorded_by_variant_and_seed(
+    ablation, monkeypatch, capsys, photographs
+):
+    small = {"epochs": 1, "batch_size": 10, "validation_fraction": 0.2}
+    whole = ablation.training.Config("baseline", color="gray", **small)
+    asked = {"whole": whole, "without flips": replace(whole, augmentation=("crop",))}
+    monkeypatch.setattr(ablation, "variants", lambda color: asked)
+    arguments = ["--color", "gray", "--seeds", "1", "2", "--record"]
+    monkeypatch.setattr(sys, "argv", ["ablation.py", *arguments])
+    ablation.main()
+    found = ablation.results.read("ablation-fast-gray")
+    by_seed = found.details["validation_accuracy"]
+    assert found.seeds == (1, 2) and list(found.values) == by_seed["whole"]
+    assert {name: len(row) for name, row in by_seed.items()} == {"whole": 2, "without flips": 2}
+    assert found.details["num_validation_images"] == 10
+    assert found.command.endswith("--color gray --seeds 1 2 --record")
+    assert "without flips" in capsys.readouterr().out
+
+
+def test_an_ablation_needs_different_seeds(ablation, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["ablation.py", "--seeds", "1", "1"])
+    with pytest.raises(SystemExit):
+        ablation.main()
+    assert "different --seeds" in capsys.readouterr().err
