@@ -633,9 +633,10 @@ def command(config: Config) -> str:
     words = ["cifarlib train", shlex.quote(model if isinstance(model, str) else _numbers(model))]
     if recipes.usual(config.model_name) != "modern":
         words.append("--recipe modern")  # what follows is what differs from it
+    modern = recipes.find("modern", config.model_name)
     for field in dataclasses.fields(config)[1:]:
         value = getattr(config, field.name)
-        if value == field.default:
+        if value == modern.get(field.name, field.default):
             continue
         if isinstance(value, tuple):
             value = ",".join(map(str, value)) or "none"

@@ -165,7 +165,10 @@ def test_the_larger_network_learns_by_the_same_recipe_for_longer():
 def test_the_command_of_a_run_says_when_its_recipe_is_not_the_usual_one():
     own = training.Config("fast", **recipes.find("fast", "fast"))
     assert training.command(training.Config("fast")) == "cifarlib train fast --recipe modern"
-    for config in (own, training.Config("fast"), training.Config("vgg6", seed=3)):
+    attentive = training.Config("vit_tiny", learning_rate=1e-3)
+    assert training.command(attentive) == "cifarlib train vit_tiny"
+    others = (training.Config("fast"), training.Config("vgg6", seed=3), training.Config("vit_tiny"))
+    for config in (own, attentive, *others):
         words = shlex.split(training.command(config))[2:]
         asked = vars(training_commands.train_parser().parse_args(words))
         del asked["output"], asked["resume"]
