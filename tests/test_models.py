@@ -7,6 +7,8 @@ import pytest
 
 keras = pytest.importorskip("keras")
 
+import designs  # noqa: E402
+
 from cifarlib import models  # noqa: E402
 from cifarlib.errors import InputError  # noqa: E402
 
@@ -28,7 +30,7 @@ ABOUT = {"deep_cnn": 1.2e6, "custom_cnn": 1.8e6}
 PROMISED = ("wide_resnet", "vit_tiny", "efficientnet_small")
 OURS = ("layered_cnn", "tuned_cnn")
 
-every_model = pytest.mark.parametrize("name", models.DESIGNS)
+every_model = pytest.mark.parametrize("name", designs.TESTED)
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +44,14 @@ def num_weights(variables) -> int:
 
 def test_the_registry_holds_every_published_model_and_every_promised_one():
     assert set(models.DESIGNS) == {*PUBLISHED, *ABOUT, *PROMISED, *OURS, "fast", "fast_deep"}
+
+
+@pytest.mark.skipif(keras.backend.backend() == "jax", reason="it would build all of them")
+def test_the_designs_that_jax_is_tried_on_have_all_kinds_of_layers():
+    def kinds(names):
+        return {type(layer) for name in names for layer in models.build(name).layers}
+
+    assert kinds(designs.KINDS) == kinds(models.DESIGNS)
 
 
 def test_the_fast_network_is_as_large_as_the_one_it_reproduces():
