@@ -56,7 +56,7 @@ def main() -> None:
     if len(set(options.seeds)) < len(options.seeds) or options.jobs < 1:
         parser.error("expected different --seeds, and at least one of --jobs")
     data.load_cifar10()
-    print(data.current(), devices.accelerators() or devices.describe_cpu(), sep="\n", flush=True)
+    print(data.current(), devices.describe(), sep="\n", flush=True)
     asked, kept = variants(options.color), leaderboard.kept_runs()
     configs = [replace(config, seed=seed) for seed in options.seeds for config in asked.values()]
     calls = [(config, kept) for config in configs]

@@ -65,7 +65,7 @@ def main() -> None:
     if options.peer:
         sides[options.peer_name] = shlex.split(options.peer)
     train, test = data.load_cifar10()
-    print(data.current(), devices.accelerators() or devices.describe_cpu(), sep="\n", flush=True)
+    print(data.current(), devices.describe(), sep="\n", flush=True)
     runs = recorded(options, list(sides)) if options.record else {side: [] for side in sides}
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "cifar10.npz"
@@ -248,8 +248,8 @@ def facts(options: argparse.Namespace) -> dict:
 def record(options: argparse.Namespace, runs: dict) -> None:
     """Write both sides to results/."""
     found = ratios(options, runs)
-    machine = (devices.accelerators() or [devices.describe_cpu()])[0]
     told_color = {"rgb": "colour"}.get(options.color, options.color)
+    trained = f"the fast recipe in {told_color} on {devices.describe()}"
     words = ["python benchmarks/fast.py", f"--color {options.color}", f"--num-runs {len(found)}"]
     if options.epochs is not None:
         words.append(f"--epochs {options.epochs}")
@@ -262,7 +262,7 @@ def record(options: argparse.Namespace, runs: dict) -> None:
     results.write(
         name_of_record(options.color),
         chapter="07",
-        metric=f"the fast recipe in {told_color} on {machine}, against {options.peer_name}",
+        metric=f"{trained}, against {options.peer_name}",
         values=found,
         seeds=list(range(len(found))),
         color=options.color,

@@ -55,7 +55,7 @@ def main() -> None:
 
 def _measure(entry: leaderboard.Entry, is_recorded: bool) -> None:
     data.load_cifar10()
-    print(data.current(), devices.describe_cpu(), sep="\n")
+    print(data.current(), devices.describe(), sep="\n")
     accuracies = []
     for seed in entry.seeds:
         row = leaderboard.measure(entry, seed)

@@ -59,8 +59,7 @@ def choose_precision(asked: str) -> str:
     if asked == "auto":
         return fast[0]
     if asked not in fast:
-        where = (devices.accelerators() or [devices.describe_cpu()])[0]
-        told = f"auto or {' or '.join(fast)} on {where} with {keras.backend.backend()}"
+        told = f"auto or {' or '.join(fast)} on {devices.describe()} with {keras.backend.backend()}"
         advice = "It has no units for it, and would be many times as slow."
         raise InputError("precision", told, asked, advice)
     return asked

@@ -40,6 +40,11 @@ def accelerators() -> list[str]:
     return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
 
 
+def describe() -> str:
+    """Return what Keras's backend computes on: the first accelerator, else `describe_cpu`."""
+    return next(iter(accelerators()), None) or describe_cpu()
+
+
 def describe_cpu() -> str:
     """Return processor and cores in a few words, such as ``"AMD EPYC with AVX-512, 2 cores"``."""
     name = platform.processor() or platform.machine()

@@ -442,7 +442,7 @@ def compute(
     """
     deadline = None if time_budget is None else time.monotonic() + time_budget
     data.load_cifar10()
-    say(f"{data.current()}\n{devices.accelerators() or devices.describe_cpu()}")
+    say(f"{data.current()}\n{devices.describe()}")
     calls = [(entry, seed, deadline) for entry, seed in pairs]
     num_recorded, is_out_of_time = 0, False
     for place, row, error in at_once.each(measure, calls, num_jobs):
