@@ -1,6 +1,7 @@
 """Test accuracy of networks of the registry, each with several seeds.
 
     python benchmarks/networks.py MODEL [--color gray|rgb] [--recipe R] [--seeds 0 1 2] [--record]
+                                        [--time-budget SECONDS] [--jobs N]
     python benchmarks/networks.py --missing [--time-budget SECONDS] [--jobs N]
     python benchmarks/networks.py --list
 
@@ -17,7 +18,7 @@ import argparse
 import statistics
 import sys
 
-from cifarlib import data, devices, leaderboard, models, recipes, results
+from cifarlib import leaderboard, models, recipes
 
 
 def main() -> None:
@@ -30,43 +31,33 @@ def main() -> None:
     parser.add_argument("--record", action="store_true", help="write to results/")
     parser.add_argument("--missing", action="store_true", help="record all that is missing")
     parser.add_argument("--list", action="store_true", help="say what is missing, in order")
-    parser.add_argument("--time-budget", type=float, metavar="SECONDS", help="for --missing")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="for --missing: at once")
+    parser.add_argument(
+        "--time-budget", type=float, metavar="SECONDS", help="then stop, and go on next time"
+    )
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="trainings at once")
     options = parser.parse_args()
     if len(set(options.seeds)) < len(options.seeds):
         parser.error("--seeds: expected different ones")
     if sum(map(bool, (options.model, options.missing, options.list))) != 1:
         parser.error("expected a MODEL, --missing or --list")
+    if options.jobs < 1:
+        parser.error("--jobs: expected at least 1")
     if options.list:
         for entry, seed in leaderboard.missing():
             print(f"{entry.cost() / 1e15:8.3f} PMAC  {entry.name}, seed {seed}")
-    elif options.missing:
-        if options.jobs < 1:
-            parser.error("--jobs: expected at least 1")
-        is_complete = leaderboard.compute(
-            leaderboard.missing(), options.time_budget, num_jobs=options.jobs
-        )
-        results.stamp_readme()
-        sys.exit(not is_complete and options.time_budget is None)
-    else:
-        asked = options.model, options.color, options.recipe, tuple(options.seeds)
-        _measure(leaderboard.Entry(*asked), options.record)
-
-
-def _measure(entry: leaderboard.Entry, is_recorded: bool) -> None:
-    data.load_cifar10()
-    print(data.current(), devices.describe(), sep="\n")
-    accuracies = []
-    for seed in entry.seeds:
-        row = leaderboard.measure(entry, seed)
-        accuracies.append(row["accuracy"])
-        print(leaderboard.told(entry, seed, row), flush=True)
-        if is_recorded:
-            leaderboard.record(entry, {seed: row})
-            results.stamp_readme()
-    if len(accuracies) > 1:
+        return
+    asked = leaderboard.missing()
+    if options.model:
+        of_model = options.model, options.color, options.recipe, tuple(options.seeds)
+        asked = [(leaderboard.Entry(*of_model), seed) for seed in options.seeds]
+    measured = leaderboard.compute(
+        asked, options.time_budget, options.jobs, options.missing or options.record
+    )
+    accuracies = [row["accuracy"] for row in measured.values()]
+    if options.model and len(accuracies) > 1:
         mean, sd = statistics.fmean(accuracies), statistics.stdev(accuracies)
-        print(f"{entry.name}: {mean:.2%} ± {sd:.2%} (n = {len(accuracies)})")
+        print(f"{asked[0][0].name}: {mean:.2%} ± {sd:.2%} (n = {len(accuracies)})")
+    sys.exit(len(measured) < len(asked) and options.time_budget is None)
 
 
 if __name__ == "__main__":

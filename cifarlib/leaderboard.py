@@ -425,9 +425,10 @@ def compute(
     pairs: Sequence[tuple[Entry, int]],
     time_budget: float | None = None,
     num_jobs: int = 1,
+    is_recorded: bool = True,
     say: Callable[[str], None] = print,
-) -> bool:
-    """Measure and record seeds of entries, in the order given.
+) -> dict[tuple[Entry, int], dict[str, Any]]:
+    """Measure seeds of entries, in the order given, and record them one by one.
 
     A training that fails is told, and the others go on.
 
@@ -435,29 +436,32 @@ def compute(
         pairs: entries and seeds, such as those that are `missing`.
         time_budget: seconds; what is being trained then goes on at the next call.
         num_jobs: trainings at once; their seconds are longer then, and the record says so.
+        is_recorded: whether to write to ``results/``, and to the checkout's README.
         say: told a line for each seed.
 
     Returns:
-        Whether everything is recorded now.
+        What `measure` found, for each of the pairs that has come to its end.
     """
     deadline = None if time_budget is None else time.monotonic() + time_budget
     data.load_cifar10()
     say(f"{data.current()}\n{devices.describe()}")
     calls = [(entry, seed, deadline) for entry, seed in pairs]
-    num_recorded, is_out_of_time = 0, False
+    measured, is_out_of_time = {}, False
     for place, row, error in at_once.each(measure, calls, num_jobs):
         entry, seed = pairs[place]
         if error is None:
-            record(entry, {seed: {**row, "num_at_once": num_jobs}})
+            measured[entry, seed] = row
             say(told(entry, seed, row))
-            num_recorded += 1
+            if is_recorded:
+                record(entry, {seed: {**row, "num_at_once": num_jobs}})
+                results.stamp_readme()
         elif isinstance(error, OutOfTimeError):
             is_out_of_time = True
         else:
             say(f"{entry.name}, seed {seed}: {type(error).__name__}: {error}")
     if is_out_of_time:
         say("The time is over; the same command goes on.")
-    return num_recorded == len(pairs)
+    return measured
 
 
 def told(entry: Entry, seed: int, row: dict[str, Any]) -> str:

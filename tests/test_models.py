@@ -135,7 +135,8 @@ def test_images_become_ten_float32_logits_in_gray_and_in_colour(name, images):
     logits = keras.ops.convert_to_numpy(model(images))
     assert logits.shape == (4, 10) and logits.dtype == np.float32
     assert np.isfinite(logits).all()
-    assert logits.min() < 0, "scores before the softmax, not probabilities"
+    # Negative ones would show it too, but not with every drawing of the weights.
+    assert not np.isclose(logits.sum(axis=1), 1).any(), "scores before the softmax, no shares"
 
 
 @every_model
