@@ -140,6 +140,13 @@ def test_numbers_in_readme_come_from_results():
     assert not re.search(r"\d\s*(%|×|s\b|ms\b|seconds|GiB|MiB)", unmarked), "a typed measurement"
 
 
+def test_readme_names_every_module():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    modules = [path.stem for path in (ROOT / "cifarlib").glob("[!_]*.py")]
+    assert len(modules) > 30
+    assert [name for name in modules if f"`{name}`" not in text] == []
+
+
 def test_every_recorded_result_says_where_it_comes_from():
     recorded = results.read_all()
     assert recorded
