@@ -46,8 +46,9 @@ def main() -> None:
         for entry, seed in leaderboard.missing():
             print(f"{entry.cost() / 1e15:8.3f} PMAC  {entry.name}, seed {seed}")
         return
-    asked = leaderboard.missing()
-    if options.model:
+    if options.missing:
+        asked = leaderboard.missing()
+    else:
         of_model = options.model, options.color, options.recipe, tuple(options.seeds)
         asked = [(leaderboard.Entry(*of_model), seed) for seed in options.seeds]
     measured = leaderboard.compute(
