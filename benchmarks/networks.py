@@ -15,6 +15,7 @@ on JAX set XLA_PYTHON_CLIENT_PREALLOCATE=false with it, or the first takes all o
 """
 
 import argparse
+import functools
 import statistics
 import sys
 
@@ -52,7 +53,11 @@ def main() -> None:
         of_model = options.model, options.color, options.recipe, tuple(options.seeds)
         asked = [(leaderboard.Entry(*of_model), seed) for seed in options.seeds]
     measured = leaderboard.compute(
-        asked, options.time_budget, options.jobs, options.missing or options.record
+        asked,
+        options.time_budget,
+        options.jobs,
+        is_recorded=options.missing or options.record,
+        say=functools.partial(print, flush=True),  # a line may be hours before the next
     )
     accuracies = [row["accuracy"] for row in measured.values()]
     if options.model and len(accuracies) > 1:
