@@ -126,6 +126,7 @@ def test_designs_of_our_own_are_about_as_large_as_claimed(name):
 
 @every_model
 def test_images_become_ten_float32_logits_in_gray_and_in_colour(name, images):
+    keras.utils.set_random_seed(0)  # with some weights all scores of an untrained network are > 0
     for color, num_channels in models.CHANNELS.items():
         model = models.build(name, color)
         assert model.name == name
@@ -135,8 +136,7 @@ def test_images_become_ten_float32_logits_in_gray_and_in_colour(name, images):
     logits = keras.ops.convert_to_numpy(model(images))
     assert logits.shape == (4, 10) and logits.dtype == np.float32
     assert np.isfinite(logits).all()
-    # Negative ones would show it too, but not with every drawing of the weights.
-    assert not np.isclose(logits.sum(axis=1), 1).any(), "scores before the softmax, no shares"
+    assert logits.min() < 0, "scores before the softmax, not probabilities"
 
 
 @every_model
