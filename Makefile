@@ -40,8 +40,8 @@ test-chapters: test-style
 # The modules that use Keras, on the other two backends; on JAX in two halves, since that compiles
 # each operation of each shape, here at least without optimising it.
 NETWORK_TESTS := $(foreach name,models layered explain augmentation,tests/test_$(name).py)
-TRAINING_TESTS := $(foreach name,views schedules optimizers whitening compute runs training \
-    experiments leaderboard,tests/test_$(name).py)
+TRAINING_TESTS := $(foreach name,views schedules optimizers whitening winograd compute runs \
+    training experiments leaderboard,tests/test_$(name).py)
 ON_JAX := KERAS_BACKEND=jax XLA_FLAGS=--xla_backend_optimization_level=0 $(BIN)/python -m pytest
 
 test-backends: environment

@@ -43,6 +43,7 @@ from cifarlib import (
     runs,
     schedules,
     whitening,
+    winograd,
 )
 from cifarlib.errors import CifarlibError, InputError, nearest
 from cifarlib.splits import CLASS_NAMES, Split, validation_places
@@ -267,7 +268,7 @@ def train(
             name = _digest(
                 json.dumps(asked, sort_keys=True).encode(),
                 _source_of_learning(),
-                inspect.getsource(compute).encode(),
+                *(inspect.getsource(module).encode() for module in (compute, winograd)),
             )
             folder, resume = Path(kept_in) / name, True
             if runs.is_finished(folder):  # several processes may read it

@@ -563,21 +563,63 @@ def test_a_kernels_gradient_from_images_side_by_side_is_the_same(count, width, s
 @pytest.mark.parametrize(
     ("options", "precision"),
     [
-        ({}, "float32"),
-        ({"padding": "valid"}, "bfloat16"),
-        ({"strides": 2}, "bfloat16"),
-        ({"dilation_rate": 2}, "bfloat16"),
-        ({"groups": 4}, "bfloat16"),
-        ({"size": 1}, "bfloat16"),
-        ({"num_filters": 8}, "bfloat16"),
+        *[
+            (options, precision)
+            for precision in ("bfloat16", "float32")
+            for options in (
+                {"padding": "valid"},
+                {"strides": 2},
+                {"dilation_rate": 2},
+                {"groups": 4},
+                {"size": 1},
+                {"num_filters": 8},
+            )
+        ],
+        ({"size": 5}, "float32"),
+        ({"depth": 48}, "float32"),
+        ({"width": 5}, "float32"),
     ],
     ids=str,
 )
 def test_other_convolutions_are_left_alone(options, precision):
     network = convolved(**{"width": 4, "depth": 80, "num_filters": 72, **options})
-    outer = keras.Input((4, 4, 80))
+    outer = keras.Input(network.input_shape[1:])
     prepared = compute.prepare(keras.Model(outer, layers.ReLU()(network(outer))), precision)
     assert type(prepared.layers[1].layers[1]) is layers.Conv2D
+
+
+@on_a_processor
+def test_images_of_any_size_can_be_prepared():
+    inputs = keras.Input((None, None, 64))
+    network = filled(keras.Model(inputs, layers.Conv2D(64, 3, padding="same")(inputs)))
+    for precision in ("float32", "bfloat16"):
+        assert type(compute.prepare(network, precision).layers[1]) is layers.Conv2D
+
+
+# Wide convolutions with fewer multiplications
+
+
+@on_a_processor
+@pytest.mark.parametrize("options", [{}, {"use_bias": False}, {"activation": "relu"}], ids=str)
+@pytest.mark.parametrize("size", [4, 3])  # as it was prepared, and as an epoch may shrink it
+def test_a_wide_convolution_is_the_same_function(options, size):
+    network = convolved(4, 64, 72, **options)
+    prepared = compute.prepare(network, "float32")
+    assert isinstance(prepared.layers[1], compute._WinogradConv2D)
+    pair = [compute.at_size(each, size) for each in (network, prepared)]
+    rng = np.random.default_rng(7)
+    batch, weights = (rng.normal(size=(5, size, size, d)).astype(np.float32) for d in (64, 72))
+    (expected, gradients), (found, others) = (learned(each, batch, weights) for each in pair)
+    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+    for one, other in zip(others, gradients, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5 * np.abs(other).max())
+
+
+@on_a_processor
+def test_the_fast_networks_wide_convolutions_all_take_fewer_multiplications():
+    prepared = compute.prepare(models.build("fast"), "float32")
+    kinds = [type(layer) for layer in prepared.layers if isinstance(layer, layers.Conv2D)]
+    assert kinds == [layers.Conv2D] + 5 * [compute._WinogradConv2D]  # the first has 24 inputs
 
 
 # What this machine is good at
