@@ -20,6 +20,7 @@ or asked for more runs, goes on with the pairs that are missing.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import re
@@ -238,6 +239,7 @@ def facts(options: argparse.Namespace) -> dict:
     return {
         "peer": options.peer_name,
         "code": training.code_digest(config),
+        "kernels": hashlib.sha256(compute.source()).hexdigest()[:12],
         "config": config.as_json(),
         "precision": compute.choose_precision(config.precision),
         "backend": keras.backend.backend(),

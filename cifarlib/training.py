@@ -43,7 +43,6 @@ from cifarlib import (
     runs,
     schedules,
     whitening,
-    winograd,
 )
 from cifarlib.errors import CifarlibError, InputError, nearest
 from cifarlib.splits import CLASS_NAMES, Split, validation_places
@@ -268,7 +267,7 @@ def train(
             name = _digest(
                 json.dumps(asked, sort_keys=True).encode(),
                 _source_of_learning(),
-                *(inspect.getsource(module).encode() for module in (compute, winograd)),
+                compute.source(),
             )
             folder, resume = Path(kept_in) / name, True
             if runs.is_finished(folder):  # several processes may read it
