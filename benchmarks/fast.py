@@ -79,7 +79,7 @@ def main() -> None:
                 asked = [word.replace("{seed}", numbers) for word in command]
                 for seed, run in zip(seeds, measured(asked, place, len(seeds)), strict=True):
                     runs[side].append(run)
-                    print(f"run {seed}  {side:<12}{told(run)}", flush=True)
+                    print(f"run {seed}  {side:<12} {told(run)}", flush=True)
             if options.record:
                 record(options, runs)
     for side, of_side in runs.items():
