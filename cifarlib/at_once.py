@@ -16,6 +16,8 @@ def each(
 ) -> Iterator[tuple[int, Any, Exception | None]]:
     """Call a function with each of several tuples of arguments.
 
+    Who stops asking, or is interrupted, waits for the calls that have begun; no other begins.
+
     Args:
         function: of a module; its arguments and what it returns go from process to process.
         calls: the arguments of each call, begun in this order.
@@ -23,7 +25,7 @@ def each(
 
     Yields:
         As soon as a call has ended, its place among ``calls``, what it returned, and what it
-        raised instead, or None. The others go on.
+        raised instead, or None. The others go on, even if a process was killed.
     """
     if num_jobs == 1:
         for place, arguments in enumerate(calls):
@@ -32,10 +34,22 @@ def each(
             except Exception as error:  # told to whoever asked, who may want the others
                 yield place, None, error
         return
+    with futures.ThreadPoolExecutor(num_jobs) as threads:
+        places = {
+            threads.submit(_in_a_process, function, arguments): place
+            for place, arguments in enumerate(calls)
+        }
+        try:
+            for ended in futures.as_completed(places):
+                error = ended.exception()
+                yield places[ended], None if error else ended.result(), error
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _in_a_process(function: Callable[..., Any], arguments: tuple) -> Any:
+    """Call it in a process that ends with it, and takes along its memory and what it broke."""
     context = multiprocessing.get_context("spawn")  # Keras's backends do not survive a fork
-    # A process a call, which takes along what memory it held, and what it broke.
-    with futures.ProcessPoolExecutor(num_jobs, context, max_tasks_per_child=1) as pool:
-        places = {pool.submit(function, *of_call): place for place, of_call in enumerate(calls)}
-        for ended in futures.as_completed(places):
-            error = ended.exception()
-            yield places[ended], None if error else ended.result(), error
+    # A pool each, since a process that is killed takes all calls of its pool with it.
+    with futures.ProcessPoolExecutor(1, context) as pool:
+        return pool.submit(function, *arguments).result()

@@ -2,6 +2,7 @@
 
 import os
 import time
+from pathlib import Path
 
 import pytest
 
@@ -12,13 +13,19 @@ def divided(dividend, divisor):
     return dividend / divisor, os.getpid()
 
 
-def waited(seconds):
-    time.sleep(seconds)
-    return seconds
+def waited_for(path):
+    while not Path(path).exists():
+        time.sleep(0.01)
 
 
-def killed():
-    os._exit(1)
+def written(path):
+    Path(path).touch()
+
+
+def ended(status):
+    if status:
+        os._exit(status)
+    return "well"
 
 
 @pytest.mark.parametrize("num_jobs", [1, 2])
@@ -32,11 +39,27 @@ def test_what_fails_is_told_and_the_others_are_called(num_jobs):
     assert len(processes) == num_jobs
 
 
-def test_what_ends_first_is_told_first():
-    told = [outcome for _, outcome, _ in at_once.each(waited, [(4.0,), (0.0,)], 2)]
-    assert told == [0.0, 4.0]
+def called(name, path):
+    return globals()[name](path)
 
 
-def test_a_process_that_is_killed_is_an_error_and_no_hang():
-    ((_, outcome, error),) = at_once.each(killed, [()], 2)
+def test_what_ends_first_is_told_first(tmp_path):
+    path = str(tmp_path / "written")
+    calls = [("waited_for", path), ("written", path)]  # the first cannot end before the second
+    assert [place for place, *_ in at_once.each(called, calls, 2)] == [1, 0]
+
+
+def test_a_process_that_is_killed_is_an_error_and_the_others_go_on():
+    found = {place: rest for place, *rest in at_once.each(ended, [(1,), (0,), (0,)], 2)}
+    outcome, error = found.pop(0)
     assert outcome is None and error is not None
+    assert found == {1: ["well", None], 2: ["well", None]}
+
+
+def test_who_is_interrupted_begins_nothing_more(tmp_path):
+    paths = [tmp_path / str(number) for number in range(6)]
+    with pytest.raises(KeyboardInterrupt):
+        for _ in at_once.each(written, [(str(path),) for path in paths], 2):
+            raise KeyboardInterrupt
+    # One has ended, one was under way, and one may have begun in between.
+    assert sum(path.exists() for path in paths) <= 3
