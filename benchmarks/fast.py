@@ -213,7 +213,7 @@ def recorded(options: argparse.Namespace, sides: list[str]) -> dict[str, list[di
     if (
         found is None
         or any(found.details.get(key) != value for key, value in facts(options).items())
-        or found.hardware != devices.describe_cpu()
+        or found.hardware != devices.describe()
         or found.data_fingerprint != data.current().fingerprint
     ):
         return runs
@@ -268,6 +268,7 @@ def record(options: argparse.Namespace, runs: dict) -> None:
         values=found,
         seeds=list(range(len(found))),
         color=options.color,
+        hardware=devices.describe(),
         command=f"{' '.join(words)} --record",
         details={
             **facts(options),

@@ -1,10 +1,10 @@
 """Test accuracy of every rung of chapter 3's ladder, gray and colour, cheapest first.
 
-    python benchmarks/linear.py [--rung R] [--color gray|rgb] [--seeds 0 1 2] [--record] [--force]
+    python benchmarks/linear.py [--rung R] [--color gray|rgb] [--seeds 0 1 2] [--record] [--missing]
 
 C is chosen on held-out training images; each finished model sees the test set once. With
-``--record`` the accuracies go to ``results/``, and what is there already is not measured again
-unless ``--force`` asks for it: an interrupted run continues.
+``--record`` the accuracies go to ``results/``; with ``--missing`` only those that are not there
+are measured and recorded: an interrupted run continues.
 """
 
 import argparse
@@ -25,21 +25,22 @@ def main() -> None:
     parser.add_argument("--color", choices=("gray", "rgb"), help="one of the two only")
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     parser.add_argument("--record", action="store_true", help="write to results/")
-    parser.add_argument("--force", action="store_true", help="measure what is recorded, too")
+    parser.add_argument("--missing", action="store_true", help="record what is not there")
     options = parser.parse_args()
     if len(set(options.seeds)) < len(options.seeds):
         parser.error("--seeds: expected different ones")
+    is_recorded = options.record or options.missing
     train, test = data.load_cifar10()
     print(data.current(), devices.describe_cpu(), sep="\n")
     for rung in (options.rung,) if options.rung else classical.RUNGS:
         for color in (options.color,) if options.color else ("gray", "rgb"):
             name = f"linear-{rung.replace(' ', '-')}-{color}"
-            if options.record and not options.force and results.read(name):
+            if options.missing and results.read(name):
                 print(f"{name}: recorded")
                 continue
             seeds = options.seeds if rung in RANDOM else [0]
-            measure(name, rung, color, seeds, train, test, options.record)
-    if options.record:
+            measure(name, rung, color, seeds, train, test, is_recorded)
+    if is_recorded:
         results.stamp_readme()
 
 

@@ -37,11 +37,20 @@ def accelerators() -> list[str]:
         return [device.device_kind for device in jax.devices() if device.platform != "cpu"]
     import torch
 
-    return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    if not torch.accelerator.is_available():
+        return []
+    found = torch.accelerator.current_accelerator()
+    places = range(torch.accelerator.device_count())
+    if found.type == "cuda":
+        return [torch.cuda.get_device_name(place) for place in places]
+    return [found.type.upper() for _ in places]  # Apple's "MPS", Intel's "XPU"
 
 
 def describe() -> str:
-    """Return what Keras's backend computes on: the first accelerator, else `describe_cpu`."""
+    """Return what Keras's backend computes on: the first accelerator, else `describe_cpu`.
+
+    Asks Keras; `settings.hardware` does so only where it may find one.
+    """
     return next(iter(accelerators()), None) or describe_cpu()
 
 

@@ -33,10 +33,10 @@ SEEDS = (0, 1, 2)
 # A value a seed, each a list in the record's details.
 OF_RUN = (
     *("epochs", "best_epoch", "validation_accuracy", "seconds", "images_per_second"),
-    *("precision", "backend", "accelerators", "hardware"),
+    *("precision", "backend", "accelerators", "hardware", "versions"),
 )
 OF_TEST = ("cross_entropy", "calibration_error", "temperature", "calibration_error_scaled")
-RECORDED = (*OF_RUN, *OF_TEST, "answers")
+RECORDED = (*OF_RUN, *OF_TEST, "answers", "commit")
 LINEAR = "mirrored-patches"  # the best linear model, of `classical`
 
 
@@ -137,7 +137,8 @@ def overview() -> pd.DataFrame:
         ``multiply_adds`` of an image, those of ``training`` a seed, its ``minutes`` and what it
         was ``trained_on``,
         ``milliseconds`` for one image on one core, ``images_per_second`` on one core in
-        batches, ``megabytes`` on disk, ``calibration_error`` (a fraction), and ``is_stale``.
+        batches, ``megabytes`` on disk, ``calibration_error`` (a fraction), ``data_kind``, and
+        ``is_stale``.
         NaN for what is not recorded.
     """
     rows = {}
@@ -147,7 +148,6 @@ def overview() -> pd.DataFrame:
             **_row_of(result, entry.model),
             "epochs": details["config"]["epochs"],
             **_size_of(entry),
-            "trained_on": (details.get("accelerators", [[]])[0] or [result.hardware])[0],
             "calibration_error": statistics.fmean(details.get("calibration_error", [math.nan])),
             "is_stale": is_stale(result),
         }
@@ -155,15 +155,14 @@ def overview() -> pd.DataFrame:
         if result := results.read(f"linear-{LINEAR}-{color}"):
             rows[LINEAR.replace("-", " ") + ", linear", color] = {
                 **_row_of(result, LINEAR),
-                "trained_on": result.hardware,
                 "is_stale": False,
             }
     columns = ["accuracy", "sd", "n", "epochs", "parameters", "multiply_adds", "training"]
     columns += ["minutes", "trained_on", "milliseconds", "images_per_second", "megabytes"]
-    columns += ["calibration_error", "is_stale"]
+    columns += ["calibration_error", "data_kind", "is_stale"]
     index = pd.MultiIndex.from_tuples(rows, names=["model", "color"])
     table = pd.DataFrame(list(rows.values()), index, columns)
-    numbers = table.columns.difference(["n", "trained_on", "is_stale"])
+    numbers = table.columns.difference(["n", "trained_on", "data_kind", "is_stale"])
     return table.astype(dict.fromkeys(numbers, float)).sort_values(["color", "accuracy"])
 
 
@@ -175,6 +174,8 @@ def _row_of(result: results.Result, model: str) -> dict[str, Any]:
         "sd": result.sd,
         "n": len(result.values),
         "minutes": result.seconds / 60 / len(result.values),
+        "trained_on": result.hardware,
+        "data_kind": result.data_kind,
         "milliseconds": statistics.median(details["milliseconds"]) if predicted else None,
         "images_per_second": statistics.median(predicted.values) if predicted else None,
         "megabytes": details.get("megabytes"),
@@ -193,14 +194,17 @@ def _size_of(entry: Entry) -> dict[str, float]:
 
 
 def table() -> str:
-    """Return the overview as Markdown; stale records are marked."""
+    """Return the overview as Markdown; stale records are marked, and several kinds of data."""
     lines = [
         "| model, recipe | colour | test accuracy (%) | parameters | million multiply-adds "
         "| million millions to train | ms for an image |",
         "|---|---|--:|--:|--:|--:|--:|",
     ]
-    for (model, color), row in overview().iterrows():
-        mark = " (stale: of other code)" if row["is_stale"] else ""
+    rows = overview()
+    are_alike = rows["data_kind"].nunique() < 2
+    for (model, color), row in rows.iterrows():
+        mark = "" if are_alike else f" ({row['data_kind']})"
+        mark += " (stale: of other code)" if row["is_stale"] else ""
         figures = (
             results.in_percent(row["accuracy"], row["sd"], row["n"]),
             _told(row["parameters"], ",.0f"),
@@ -336,6 +340,7 @@ def measure(entry: Entry, seed: int, deadline: float | None = None) -> dict[str,
         **{field: run.metrics[field] for field in OF_RUN},
         **{field: judged.figures[field] for field in OF_TEST},
         "answers": "".join(map(str, judged.answers)),
+        "commit": results.current_commit(),
     }
 
 
@@ -359,6 +364,7 @@ def record(entry: Entry, measured: dict[int, dict[str, Any]]) -> results.Result:
         seeds=list(rows),
         color=entry.color,
         seconds=sum(row["seconds"] for row in rows.values()),
+        hardware="; ".join(dict.fromkeys(map(_trained_on, rows.values()))),
         command=entry._replace(seeds=tuple(rows)).command,
         details={
             **{field: [row[field] for row in rows.values()] for field in RECORDED},
@@ -369,6 +375,10 @@ def record(entry: Entry, measured: dict[int, dict[str, Any]]) -> results.Result:
             "code": training.code_digest(config),
         },
     )
+
+
+def _trained_on(row: dict[str, Any]) -> str:
+    return next(iter(row["accelerators"]), row["hardware"])
 
 
 def _recorded(entry: Entry) -> dict[int, dict[str, Any]]:
@@ -427,7 +437,7 @@ def compute(
     num_jobs: int = 1,
     is_recorded: bool = True,
     say: Callable[[str], None] = print,
-) -> dict[tuple[Entry, int], dict[str, Any]]:
+) -> dict[tuple[Entry, int], dict[str, Any] | Exception]:
     """Measure seeds of entries, in the order given, and record them one by one.
 
     A training that fails is told, and the others go on.
@@ -440,7 +450,7 @@ def compute(
         say: told a line for each seed.
 
     Returns:
-        What `measure` found, for each of the pairs that has come to its end.
+        What `measure` found, or what it raised, for each of the pairs that has come to its end.
     """
     deadline = None if time_budget is None else time.monotonic() + time_budget
     data.load_cifar10()
@@ -458,6 +468,7 @@ def compute(
         elif isinstance(error, OutOfTimeError):
             is_out_of_time = True
         else:
+            measured[entry, seed] = error
             say(f"{entry.name}, seed {seed}: {type(error).__name__}: {error}")
     if is_out_of_time:
         say("The time is over; the same command goes on.")

@@ -35,9 +35,9 @@ class Result(NamedTuple):
         data_kind: ``"official"``, ``"JPEG copy"``, … or ``"none"`` if no images are involved.
         data_fingerprint: SHA-256 of the arrays, or None.
         seconds: what the measurement took, or None.
-        hardware: the machine.
-        versions: of Python and the libraries.
-        commit: of the code that measured; ends in ``+`` if files had changed since.
+        hardware: what it was measured on; several, if seeds were trained on several.
+        versions: of Python and the libraries, when the last value was added.
+        commit: of the code that did so; ends in ``+`` if files had changed since.
         command: what repeats it.
         details: anything else, JSON values.
     """
@@ -80,6 +80,8 @@ def write(
     seeds: Sequence[int] | None = None,
     color: str | None = None,
     seconds: float | None = None,
+    hardware: str | None = None,
+    commit: str | None = None,
     details: dict[str, Any] | None = None,
 ) -> Result:
     """Record a result, with the data set loaded last, this machine and this code.
@@ -93,6 +95,8 @@ def write(
         seeds: as many as values, or None.
         color: ``"gray"``, ``"rgb"`` or None.
         seconds: what the measurement took.
+        hardware: what it was measured on, if that is not this machine's processor.
+        commit: of the code that measured, if that is not `current_commit`.
         details: anything else, JSON values.
 
     Returns:
@@ -128,9 +132,9 @@ def write(
         data_kind=description.kind if description else "none",
         data_fingerprint=description.fingerprint if description else None,
         seconds=seconds,
-        hardware=devices.describe_cpu(),
+        hardware=hardware or devices.describe_cpu(),
         versions=devices.versions(),
-        commit=_commit(),
+        commit=commit or current_commit(),
         command=command,
         details=details or {},
     )
@@ -281,7 +285,9 @@ _PLACES = {
 }
 
 
-def _commit() -> str:
+def current_commit() -> str:
+    """Return the checkout's commit, with a + where files that count differ from it."""
+
     def git(*words: str) -> str:
         command = ["git", "-C", str(folder().parent), *words]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

@@ -206,7 +206,8 @@ def _page(run: runs.Run, figures, pictures, labels, logits) -> str:
         f"<section><h2>{name}</h2><p>{html.escape(told)}</p>{content}</section>"
         for name, told, content in parts
     )
-    told = f"{_told_accuracy(figures)}. {figures['data_kind']}; {figures['hardware']}"
+    trained_on = next(iter(run.metrics["accelerators"]), run.metrics["hardware"])
+    told = f"{_told_accuracy(figures)}. {figures['data_kind']}; trained on {trained_on}"
     return report.page(
         title, f"<h1>{html.escape(title)}</h1><p{kind}>{html.escape(told)}</p>{body}"
     )

@@ -21,7 +21,6 @@ from PIL import Image
 from cifarlib import (
     chapters,
     data,
-    devices,
     execution,
     files,
     progress,
@@ -117,13 +116,15 @@ def _run_into(
                 f"{chapter.number}  {chapter.path.stem[3:]}: kept from the interrupted run"
             )
             continue
-        facts = {"profile": profile, "data": description.kind, "hardware": devices.describe_cpu()}
+        facts = {"profile": profile, "data": description.kind, "hardware": settings.hardware()}
         notebook = _execute(chapter, copy, profile, facts)
         notebook.metadata["cifarlib"]["key"] = key
         _write(notebook, copy)
     if record:
+        commit = results.current_commit()  # before the outputs that are written change files
         for chapter in selected:
-            _record(chapter, nbformat.read(output / chapter.path.name, as_version=4), profile)
+            executed = nbformat.read(output / chapter.path.name, as_version=4)
+            _record(chapter, executed, profile, commit)
         results.stamp_readme()
     page = report.write(output, str(description))
     unfinished.unlink()
@@ -152,7 +153,9 @@ def _execute(chapter: Chapter, copy: Path, profile: str, facts: dict) -> nbforma
     return notebook
 
 
-def _record(chapter: Chapter, executed: nbformat.NotebookNode, profile: str) -> None:
+def _record(
+    chapter: Chapter, executed: nbformat.NotebookNode, profile: str, commit: str
+) -> None:
     """Record what a chapter took and, from a full run, what it showed."""
     facts = executed.metadata["cifarlib"]
     results.write(
@@ -160,6 +163,8 @@ def _record(chapter: Chapter, executed: nbformat.NotebookNode, profile: str) -> 
         chapter=chapter.number,
         metric="seconds to execute the chapter",
         values=[facts["seconds"]],
+        hardware=facts["hardware"],
+        commit=commit,
         command=f"cifarlib run {chapter.number} --{profile} --record",
         details={"peak_memory_bytes": facts["peak_memory_bytes"]},
     )
@@ -238,8 +243,9 @@ def _finished_key(copy: Path) -> str | None:
 
 
 def _package_source() -> str:
-    files = sorted(Path(__file__).parent.glob("*.py"))
-    return _hash(*(file.read_text(encoding="utf-8") for file in files))
+    folder = Path(__file__).parent
+    sources = sorted([*folder.glob("*.py"), *folder.glob("*.json")])  # a network is one of these
+    return _hash(*(source.read_text(encoding="utf-8") for source in sources))
 
 
 def _hash(*parts: str) -> str:

@@ -7,6 +7,7 @@ settings of one chapter: those stand in that chapter's own cell of knobs.
 import contextlib
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import TypeVar
 
@@ -100,9 +101,21 @@ def has_accelerator() -> bool:
     Importing Keras costs seconds, and chapters 1 to 3 do not need it, so it is only asked
     on a machine that shows a sign of such a device.
     """
-    signs = ("/dev/nvidia0", "/dev/nvidiactl", "/dev/kfd", "/dev/accel0", "/dev/dxg")
-    if not shutil.which("nvidia-smi") and not any(Path(sign).exists() for sign in signs):
+    signs = ("nvidia0", "nvidiactl", "kfd", "accel0", "vfio/0", "dxg")
+    is_mac_with_torch = sys.platform == "darwin" and os.environ.get("KERAS_BACKEND") == "torch"
+    if not (
+        is_mac_with_torch
+        or shutil.which("nvidia-smi")
+        or any(Path("/dev", sign).exists() for sign in signs)
+    ):
         return False
     from cifarlib import devices
 
     return bool(devices.accelerators())
+
+
+def hardware() -> str:
+    """Return what chapters compute on: the first accelerator that Keras sees, else the CPU."""
+    from cifarlib import devices
+
+    return devices.describe() if has_accelerator() else devices.describe_cpu()

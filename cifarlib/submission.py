@@ -118,7 +118,7 @@ def submit(
     target = _target(output, material.title, student)
     profile = profile or settings.profile()
     description = data.describe()
-    hardware = devices.describe_cpu()
+    hardware = settings.hardware()
     facts = {"profile": profile, "data": description.kind, "hardware": hardware}
     with tempfile.TemporaryDirectory(prefix="cifarlib-submit-") as temporary:
         folder = Path(temporary)

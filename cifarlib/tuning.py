@@ -364,7 +364,7 @@ def write(
         "asked": json.loads(tuning.study.user_attrs["asked"]),
         "data_kind": description.kind if description else None,
         "data_fingerprint": description.fingerprint if description else None,
-        "hardware": devices.describe_cpu(),
+        "hardware": devices.describe(),
         "accelerators": devices.accelerators(),
         "versions": {**devices.versions(), "optuna": optuna.__version__},
     }

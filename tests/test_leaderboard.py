@@ -10,7 +10,7 @@ pytest.importorskip("keras")
 
 import keras
 
-from cifarlib import data, devices, leaderboard, recipes, results, settings, training
+from cifarlib import data, leaderboard, recipes, results, settings, training
 from cifarlib.errors import InputError
 from cifarlib.leaderboard import Entry
 from cifarlib.splits import Split
@@ -31,6 +31,9 @@ def row(accuracy=0.7, seconds=60.0, speed=2000.4):
     return {
         **fields,
         "accelerators": [],
+        "hardware": "a processor",
+        "versions": {"keras": "3"},
+        "commit": "c0ffee",
         "accuracy": accuracy,
         "seconds": seconds,
         "images_per_second": speed,
@@ -96,6 +99,15 @@ def test_seeds_are_recorded_one_by_one_and_sorted(checkout):
     assert leaderboard.entry_of(results.read(SMALL.name)) == SMALL
     again = leaderboard.record(SMALL, {3: row(0.80)})
     assert again.values == (0.80, 0.74), "what is measured again replaces the old"
+
+
+def test_each_seed_keeps_where_it_came_from():
+    on_gpu = {**row(), "accelerators": ["NVIDIA H200"], "commit": "bead"}
+    leaderboard.record(SMALL, {3: row()})
+    written = leaderboard.record(SMALL, {5: on_gpu})
+    assert written.hardware == "a processor; NVIDIA H200"
+    assert written.details["commit"] == ["c0ffee", "bead"]
+    assert written.details["versions"] == [{"keras": "3"}] * 2
 
 
 def test_usual_seeds_are_not_named_in_the_command():
@@ -169,7 +181,9 @@ def test_a_training_that_fails_is_told_and_the_others_go_on(measured, monkeypatc
 
     monkeypatch.setattr(leaderboard, "measure", fail)
     said = []
-    assert set(leaderboard.compute([(SMALL, 3), (SMALL, 5)], say=said.append)) == {(SMALL, 5)}
+    found = leaderboard.compute([(SMALL, 3), (SMALL, 5)], say=said.append)
+    assert isinstance(found[SMALL, 3], training.DivergedError)
+    assert found[SMALL, 5]["accuracy"] == 0.5
     assert results.read(SMALL.name).seeds == (5,)
     assert said[1] == f"{SMALL.name}, seed 3: DivergedError: the loss is not finite"
 
@@ -219,7 +233,7 @@ def test_a_deadline_ends_training_after_an_epoch_and_the_next_call_goes_on(monke
     assert found["epochs"] == 3 and len(found["answers"]) == 20
     right = [int(digit) for digit in found["answers"]] == test.labels
     assert found["accuracy"] == pytest.approx(right.mean())
-    assert set(found) == {"accuracy", "answers", *leaderboard.OF_RUN, *leaderboard.OF_TEST}
+    assert set(found) == {"accuracy", *leaderboard.RECORDED}
     leaderboard.record(SMALL, {3: found})
 
 
@@ -238,6 +252,15 @@ def test_networks_are_tabled_by_colour_and_accuracy_and_stale_ones_are_marked():
         "| small_cnn, modern | gray | 72.0 ± 2.0 (n = 3) | 3,692,490 | 4.0 | 16 | 1.5 |"
     )
     assert table[4].startswith("| small_cnn, modern (stale: of other code) | rgb | 80.0 (n = 1) |")
+
+
+def test_a_table_of_several_kinds_of_data_tells_them(monkeypatch):
+    leaderboard.record(SMALL, {3: row()})
+    assert "| baseline, modern | gray |" in leaderboard.table()
+    monkeypatch.setattr(data, "_current", described("official"))
+    leaderboard.record(SMALL._replace(color="rgb"), {3: row()})
+    assert "| baseline, modern (none) | gray |" in leaderboard.table()
+    assert "| baseline, modern (official) | rgb |" in leaderboard.table()
 
 
 def record_prediction(name, values):
@@ -260,7 +283,7 @@ def test_the_overview_has_what_each_approach_earns_and_costs():
     assert network["training"] == pytest.approx(3 * 3_981_056 * SMALL.config(3).epochs * 45_000)
     assert network[["milliseconds", "images_per_second", "megabytes"]].tolist() == [1.5, 1000, 3.5]
     assert network["calibration_error"] == 1 and not network["is_stale"]
-    assert network["trained_on"] == devices.describe_cpu()
+    assert network[["trained_on", "data_kind"]].tolist() == ["a processor", "none"]
     linear = table.loc["mirrored patches, linear", "gray"]
     assert linear[["accuracy", "n", "minutes"]].tolist() == [0.725, 2, 5]
     assert linear[["parameters", "milliseconds"]].isna().all()
