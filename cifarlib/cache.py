@@ -9,6 +9,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -222,6 +223,9 @@ def _was_verified(folder: Path, state: dict[str, Any]) -> bool:
 
 
 def _remember_verified(folder: Path, state: dict[str, Any]) -> None:
-    # A read-only cache is served too, and hashed each time.
+    # A read-only cache is served too, and hashed each time. Who is watched (`confinement`) must
+    # not even try.
+    if not os.access(folder, os.W_OK):
+        return
     with contextlib.suppress(OSError):
         files.write_json(folder / "verified.json", {"at_ns": time.time_ns(), "state": state})

@@ -201,8 +201,10 @@ def _search(force: bool, retry_download: bool) -> tuple[Split, Split, Descriptio
     if not force and (cached := _best_cache()):
         return cached
     for path in _local_archives():
+        is_own = path == _downloaded(PYTHON_ARCHIVE).resolve()
+        source = _download_source() if force and is_own else _file_source(path)
         try:
-            return _open_source(_file_source(path), force)
+            return _open_source(source, force)
         except _UnreadableError as error:  # such as half a download that Keras left behind
             _warn(f"{error} Passed over; trying the next source.")
     if retry_download or not _failed_lately():
@@ -295,8 +297,11 @@ def _best_cache() -> tuple[Split, Split, Description] | None:
         except FileNotFoundError:
             continue  # deleted a moment ago
         except cache.DamagedError:
+            download_source, origin = _download_source(), about["origin"]
+            is_own = origin == download_source.name  # with its mirrors, and perhaps still there
             with contextlib.suppress(InputError):  # its source is gone: look for another
-                return _open_source(_named_source(about["origin"]), force=False)
+                source = download_source if is_own else _named_source(origin)
+                return _open_source(source, force=False)
     return None
 
 
@@ -368,8 +373,12 @@ def _download_source() -> _Source:
     return _Source(MIRRORS[-1][0], sha256, _downloader(MIRRORS, PYTHON_ARCHIVE, sha256))
 
 
+def _downloaded(name: str) -> Path:
+    return settings.cache_folder() / "downloads" / name
+
+
 def _downloader(mirrors: tuple, name: str, sha256: str | None) -> Callable[[bool], Path]:
-    target = settings.cache_folder() / "downloads" / name
+    target = _downloaded(name)
 
     def get_archive(anew: bool) -> Path:
         from cifarlib import download

@@ -153,9 +153,7 @@ def _execute(chapter: Chapter, copy: Path, profile: str, facts: dict) -> nbforma
     return notebook
 
 
-def _record(
-    chapter: Chapter, executed: nbformat.NotebookNode, profile: str, commit: str
-) -> None:
+def _record(chapter: Chapter, executed: nbformat.NotebookNode, profile: str, commit: str) -> None:
     """Record what a chapter took and, from a full run, what it showed."""
     facts = executed.metadata["cifarlib"]
     results.write(

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -257,3 +258,13 @@ def test_a_log_that_was_tampered_with_is_read_all_the_same(run, root, log):
     (root / "writes.log").write_text(log)
     told, is_watched = confinement.written_outside(root)
     assert not is_watched and len(told) <= 1
+
+
+@pytest.mark.parametrize(("ending", "status"), [("", 0), ("raise SystemExit(3)", 3)])
+def test_a_program_that_obeys_ends_as_any_other(ending, status):
+    code = f"from cifarlib import confinement\nconfinement.obey(2**33)\n{ending}"
+    pipes = {"stdin": subprocess.PIPE, "stderr": subprocess.PIPE}
+    # Its input stays open, as that of a parent who lives.
+    with subprocess.Popen([sys.executable, "-c", code], **pipes) as process:
+        assert process.wait(60) == status
+        assert process.stderr.read() == b""

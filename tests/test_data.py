@@ -373,6 +373,23 @@ def test_failed_force_loses_nothing(tmp_path, server, archive):
     assert downloaded == [archive.read_bytes()]
 
 
+def test_force_downloads_again_what_was_downloaded(offer, server, content, tmp_path):
+    offer(content)
+    before = data.fetch()
+    assert data.fetch(force=True) == before
+    assert len(server.requests) == 2
+    decoded = list((tmp_path / "cache" / "decoded").glob("*/about.json"))
+    assert len(decoded) == 1, "in the same place"
+
+
+def test_force_without_a_network_is_an_error_and_loses_nothing(offer, content):
+    offer(content, 404)
+    before = data.fetch()
+    with pytest.raises(InputError, match="404"):
+        data.fetch(force=True)
+    assert data.fetch() == before
+
+
 # Damage
 
 
@@ -412,6 +429,14 @@ def test_damaged_archive_in_a_folder_with_many_roles_is_read_once(
     assert len(caught) == 1
     names = [path.name for path in num_reads]
     assert names == ["cifar-10-binary.tar.gz", "cifar-10-synthetic-binary.tar.gz"]
+
+
+def test_damaged_cache_of_a_download_is_read_anew_from_its_archive(offer, server, content):
+    offer(content)
+    flip_last_bit(Path(data.fetch().cache) / "train_images.npy")
+    with pytest.warns(UserWarning, match="it was read anew"):
+        data.load_cifar10()
+    assert data.current().kind == "official" and len(server.requests) == 1
 
 
 def test_damaged_cache_is_read_anew_with_a_warning(archive, tiny, assert_same_split):
