@@ -11,11 +11,9 @@ Each may be a folder or an archive (`containers`). Not for choosing among source
 keeping the result: `data` and `cache` do.
 """
 
-import contextlib
 import gzip
 import hashlib
 import io
-import os
 import pickle
 import re
 import tarfile
@@ -26,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from cifarlib import containers, progress
+from cifarlib import containers, files, progress
 from cifarlib.containers import GET_ANOTHER
 from cifarlib.errors import InputError
 from cifarlib.splits import CLASS_NAMES, Split
@@ -155,11 +153,10 @@ def write_binary(
     contents["test_batch.bin"] = _to_records(*test)
 
     folder = path.name.removesuffix(".gz").removesuffix(".tar").replace("binary", "batches-bin")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with (
-            temporary.open("wb") as file,
+            files.replacing(path) as file,
             # Level 1: photographs hardly get smaller at 9, which takes five times as long.
             gzip.GzipFile(filename="", mode="wb", fileobj=file, compresslevel=1, mtime=0) as zipped,
             tarfile.open(fileobj=zipped, mode="w", format=tarfile.USTAR_FORMAT) as archive,
@@ -168,13 +165,9 @@ def write_binary(
                 info = tarfile.TarInfo(f"{folder}/{name}")
                 info.size = len(content)
                 archive.addfile(info, io.BytesIO(content))
-        temporary.replace(path)
     except OSError as error:
         advice = "Free space there, or write somewhere else."
         raise InputError(path, "a writable place", str(error), advice) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
     return path
 
 

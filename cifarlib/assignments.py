@@ -355,7 +355,8 @@ def _execute(notebook: nbformat.NotebookNode, cell_seconds: float, total_seconds
         on_cell_execute=stop_in_time,
         error_on_timeout={
             "ename": "CellTimeoutError",
-            "evalue": f"stopped after {cell_seconds:g} seconds",
+            # It may have been given what was left of the whole.
+            "evalue": f"stopped: {cell_seconds:g} seconds a cell, {total_seconds:g} for all",
             "traceback": [""],
         },
         shutdown_kernel="immediate",

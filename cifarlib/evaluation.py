@@ -372,8 +372,11 @@ def _check(labels: np.ndarray, answers: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 def _check_labels(labels: np.ndarray) -> np.ndarray:
     top = len(CLASS_NAMES) - 1
-    if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() > top:
+    if labels.dtype.kind not in "iu":
         raise ValueError(f"labels: expected integers from 0 to {top}, found {labels.dtype}")
+    if labels.min() < 0 or labels.max() > top:
+        found = f"{labels.min()} to {labels.max()}"
+        raise ValueError(f"labels: expected integers from 0 to {top}, found {found}")
     return labels
 
 

@@ -102,7 +102,11 @@ def _find(model: keras.Model, name: str | None) -> keras.layers.Layer:
         if name not in names:
             advice = "Choose one of these."
             raise InputError("layer", f"one of {', '.join(names)}", repr(name), advice)
-        return model.get_layer(name)
+        layer = model.get_layer(name)
+        if len(layer.output.shape) < 3:
+            advice = "Choose one before the images are flattened or averaged."
+            raise InputError("layer", "one with places", repr(name), advice)
+        return layer
     # Places end where images are flattened or averaged: at the first output of two dimensions.
     # What comes just before has no way around it, as residual blocks have.
     found = None

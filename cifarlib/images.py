@@ -31,7 +31,8 @@ def to_grayscale(images: np.ndarray, formula: str = "luma 601") -> np.ndarray:
         uint8 array of shape (..., 1).
 
     Raises:
-        ValueError: if the images are not such an array or the formula is unknown.
+        TypeError: if the images are no array.
+        ValueError: if they are not such an array or the formula is unknown.
 
     Example:
         >>> to_grayscale(np.array([[59, 62, 63], [255, 255, 255]], np.uint8)).tolist()
@@ -220,7 +221,7 @@ def channel_statistics(train_images: np.ndarray) -> ChannelStatistics:
         >>> [statistic.tolist() for statistic in channel_statistics(images)]
         [[0.5], [0.5]]
     """
-    _check_images(train_images, num_channels=train_images.shape[-1])
+    _check_images(train_images)
     if not len(train_images):
         raise ValueError("train_images: expected at least one image, found none")
     num_channels = train_images.shape[-1]
@@ -304,11 +305,9 @@ def flatten(images: np.ndarray) -> np.ndarray:
     return images.reshape(len(images), math.prod(images.shape[1:]))
 
 
-def _check_images(images: np.ndarray, num_channels: int) -> None:
+def _check_images(images: np.ndarray, num_channels: int | None = None) -> None:
     if not isinstance(images, np.ndarray):
         raise TypeError(f"images: expected an array, as in split.images, found {images!r}")
-    if images.dtype != np.uint8 or images.shape[-1] != num_channels:
-        raise ValueError(
-            f"images: expected uint8 with {num_channels} channels last, "
-            f"found {images.dtype} {images.shape}"
-        )
+    if images.dtype != np.uint8 or num_channels not in (None, *images.shape[-1:]):
+        told = f"uint8 with {num_channels} channels" if num_channels else "uint8, channels"
+        raise ValueError(f"images: expected {told} last, found {images.dtype} {images.shape}")

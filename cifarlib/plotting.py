@@ -286,9 +286,9 @@ def plot_reliability(tables: dict[str, pd.DataFrame]) -> Figure:
     """
     figure, ax = subplots(size=(5, 4.6), title="Is it as sure as it should be?")
     ax.plot([0, 100], [0, 100], color="gray", linewidth=1, linestyle=":", label="perfect")
-    for (name, table), color, marker in zip(tables.items(), PALETTE, "osD^v", strict=False):
-        line = {"color": color, "marker": marker, "markersize": 5}
-        ax.plot(table["confidence"] * 100, table["right"] * 100, label=name, **line)
+    for index, (name, table) in enumerate(tables.items()):
+        line = {"color": PALETTE[index % 10], "marker": _MARKERS[index % len(_MARKERS)]}
+        ax.plot(table["confidence"] * 100, table["right"] * 100, label=name, markersize=5, **line)
     ax.set(xlabel="confidence (%)", ylabel="right (%)", xlim=(0, 101), ylim=(0, 101))
     ax.legend()
     return figure

@@ -12,6 +12,7 @@ Each is written whole or not at all, and no run is ever overwritten. Not for tra
 import contextlib
 import io
 import json
+import os
 import re
 import zipfile
 import zlib
@@ -97,6 +98,8 @@ class RunFolder:
         self._write_history(history)
         temporary = self.path / ".new.keras"  # Keras insists on the suffix
         model.save(temporary)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())  # on disk before the checkpoint goes
         temporary.replace(self.path / "model.keras")
         files.write_json(self.path / "metrics.json", metrics)
         (self.path / "checkpoint.npz").unlink(missing_ok=True)
@@ -230,7 +233,7 @@ def read(path: str | Path) -> Run:
             raise ValueError("metrics.json is no object")
         history = pd.read_csv(path / "history.csv")
     except (OSError, ValueError) as error:
-        advice = "Train it again in another folder."
+        advice = "Delete the folder and train it again."
         raise InputError(path, "a whole run", f"a damaged one ({error})", advice) from error
     return Run(load_model(path / "model.keras"), history, metrics, path)
 

@@ -4,6 +4,7 @@ scikit-learn's ``GridSearchCV`` to its users, with a journal behind it. Not for 
 settings are too many for a grid: `tuning` has those.
 """
 
+import contextlib
 import copy
 import json
 import math
@@ -26,7 +27,7 @@ from sklearn.model_selection import GridSearchCV, ParameterGrid, check_cv
 from sklearn.pipeline import Pipeline
 from sklearn.utils import _safe_indexing, indexable
 
-from cifarlib import fitting, progress
+from cifarlib import files, fitting, progress
 from cifarlib.errors import CifarlibError, InputError
 
 # How long a search waits for another at the same journal: then it finds the work done.
@@ -180,6 +181,8 @@ class ResumableGridSearchCV(GridSearchCV):
                     for index, outcome in outcomes.items():
                         journal.add(keys[index], fold, outcome)
                     bar.update(len(outcomes))
+            except CifarlibError:  # of the journal
+                raise
             except Exception as error:  # fits report theirs; this is a worker that died
                 raise CifarlibError(
                     f"a worker was lost ({type(error).__name__}: {error}). The finished fits "
@@ -281,7 +284,8 @@ class _Journal:
 
     def __exit__(self, *exception) -> None:
         if self._file:
-            self._file.close()
+            with contextlib.suppress(OSError):  # of a line that `add` could not write
+                self._file.close()
             self._lock.release()
 
     def _open(self) -> None:
@@ -305,9 +309,8 @@ class _Journal:
             raise InputError(self._path, "the journal of this search", told, advice)
         if whole != content or not whole:
             whole = whole or json.dumps(self._search).encode() + b"\n"
-            temporary = self._path.with_name(f"{self._path.name}.new")
-            temporary.write_bytes(whole)
-            temporary.replace(self._path)
+            with files.replacing(self._path) as file:
+                file.write(whole)
         self._file = self._path.open("a", encoding="utf-8")
 
     def _read(self, lines: list[str]) -> dict[str, str]:
@@ -319,12 +322,22 @@ class _Journal:
         return search
 
     def add(self, candidate: str, fold: int, outcome: _Outcome) -> None:
-        """Keep a fit, on disk before the next one is counted."""
+        """Keep a fit, on disk before the next one is counted.
+
+        Raises:
+            CifarlibError: if it cannot be written.
+        """
         self.fits[candidate, fold] = outcome
         if self._file and not outcome.error:  # what failed for want of memory may yet succeed
             line = {"candidate": candidate, "fold": fold, **outcome._asdict()}
-            self._file.write(json.dumps(line) + "\n")
-            self._file.flush()
+            try:
+                self._file.write(json.dumps(line) + "\n")
+                self._file.flush()
+            except OSError as error:
+                raise CifarlibError(
+                    f"{self._path}: {error.strerror}. What it holds is kept: make room, and the "
+                    "same call goes on."
+                ) from error
 
 
 def _plain(values: Any) -> Any:

@@ -121,6 +121,9 @@ class Config:
                 raise InputError(name, told, repr(value), "Correct it.")
             object.__setattr__(self, name, kind(value))
         self._check_image_sizes()
+        if self.patience and not self.validation_fraction:
+            advice = "Set validation_fraction, or leave patience out."
+            raise InputError("patience", "validation images beside it", "none", advice)
         if self.batch_size % self.num_devices:
             raise InputError(
                 "batch_size",
@@ -205,7 +208,7 @@ def train(
 ) -> runs.Run:
     """Train a network and return its best epoch.
 
-    The history has a row an epoch: ``epoch`` counted from 1, ``learning_rate`` of its last step,
+    The history has a row an epoch: ``epoch`` counted from 1, ``learning_rate`` after its last step,
     ``loss`` and ``accuracy`` on the augmented training images while they are learned,
     ``validation_loss`` and ``validation_accuracy`` after it, ``seconds`` and
     ``images_per_second``. Best is the highest validation accuracy, the first of equals; without
@@ -246,6 +249,8 @@ def train(
     labels = _checked_labels(labels, len(pictures))
     pictures = _in_color(pictures, config.color)
     kept, held_out = _places(labels, config)
+    # No batch is larger than the training set, and recipes scale their rates with the batch.
+    config = dataclasses.replace(config, batch_size=min(config.batch_size, len(kept)))
     scaling = _scaling(pictures, kept, config)
     keras.utils.set_random_seed(config.seed)
     network = models.build(config.model, config.color, scaling)

@@ -488,16 +488,9 @@ def test_an_idea_of_ones_own_is_trained_with_the_finalists(synthetic_source, wid
     }
 
 
-def test_what_was_found_can_be_trained_whatever_its_file_is_called(synthetic_source, wide, capsys):
-    output = "my best"
-    try:
-        status = cli.main([*TUNE, "--num-trials", "1", "--output", output])
-    except SystemExit as caught:  # refused as an argument
-        status = caught.code
-    told = capsys.readouterr().out
-    if status != 2:
-        words = shlex.split(told.splitlines()[-1].rpartition("next: cifarlib ")[2])
-        assert cli.main([*words, "--epochs", "1", "--validation-fraction", "0.2"]) == 0
+def test_a_file_that_would_be_no_model_is_refused_before_the_search(synthetic_source, capsys):
+    assert cli.main([*TUNE, "--num-trials", "1", "--output", "my best"]) == 2
+    assert "a name that ends in .json, found 'my best'" in capsys.readouterr().err
 
 
 def test_an_interrupted_search_says_that_the_same_command_continues(

@@ -102,3 +102,8 @@ def test_a_network_without_places_is_told_so(images):
 def test_an_unknown_layer_is_told_the_others(averaging, images):
     with pytest.raises(InputError, match=r"one of .*maps.*logits"):
         explain.grad_cam(averaging, images, layer="nowhere")
+
+
+def test_a_layer_without_places_is_refused(averaging, images):
+    with pytest.raises(InputError, match="one with places, found 'logits'"):
+        explain.feature_maps(averaging, images, layer="logits")

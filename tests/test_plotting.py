@@ -119,6 +119,12 @@ def test_curves_without_validation_show_training_alone(num_epochs):
     assert is_marked == (num_epochs == 1), "a single epoch would be invisible as a line"
 
 
+def test_every_line_of_a_reliability_diagram_is_drawn():
+    table = pd.DataFrame({"confidence": [0.2, 0.9], "right": [0.1, 0.8]})
+    figure = plotting.plot_reliability({f"network {number}": table for number in range(12)})
+    assert len(figure.axes[0].lines) == 1 + 12
+
+
 def test_reliability_is_drawn_in_percent_beside_the_diagonal():
     table = pd.DataFrame({"confidence": [0.3, 0.9], "right": [0.2, 0.8], "images": [4, 6]})
     figure = plotting.plot_reliability({"as trained": table})

@@ -2,12 +2,14 @@
 
 import contextlib
 import copy
+import errno
 import json
 import os
 import pickle
 import signal
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import joblib
 import numpy as np
@@ -818,10 +820,29 @@ def fit_again_after_a_death(search, problem, tolerated):
 def test_a_worker_that_dies_costs_no_finished_fit(problem, tmp_path, witness):
     (tmp_path / "diary.dies").write_text("4")
     search = search_over(witness, tmp_path, [0.001, 0.01, 0.1, 1], n_jobs=2)
-    search = fit_again_after_a_death(search, problem, (CifarlibError, TerminatedWorkerError))
+    with pytest.raises((CifarlibError, TerminatedWorkerError)):
+        search.fit(*problem)
     assert not (tmp_path / "diary.dies").exists()
+    num_kept = num_lines(tmp_path / "journal") - 1
+    assert search.fit(*problem).num_remembered_ == num_kept > 0
     whole = search_over(witness, tmp_path, [0.001, 0.01, 0.1, 1], journal=None)
     assert_same(search, whole.fit(*problem))
+
+
+def test_a_journal_that_cannot_be_written_says_so(problem, tmp_path, witness, monkeypatch):
+    full = SimpleNamespace(close=lambda: None)
+    full.write = lambda line: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left"))
+    opened = search._Journal._open
+
+    def open_on_a_full_disk(journal):
+        opened(journal)
+        journal._file.close()
+        journal._file = full
+
+    with monkeypatch.context() as patch, pytest.raises(CifarlibError, match="No space left"):
+        patch.setattr(search._Journal, "_open", open_on_a_full_disk)
+        search_over(witness, tmp_path).fit(*problem)
+    search_over(witness, tmp_path).fit(*problem)  # nobody holds its lock
 
 
 def test_a_search_outlives_one_worker_of_the_cluster(problem, tmp_path, witness, cluster):
