@@ -238,6 +238,8 @@ def facts(options: argparse.Namespace) -> dict:
     config = configuration(options.color, options.epochs, 0)
     return {
         "peer": options.peer_name,
+        "command_of_peer": options.peer,
+        "in_a_process": options.in_a_process,
         "code": training.code_digest(config),
         "kernels": hashlib.sha256(compute.source()).hexdigest()[:12],
         "config": config.as_json(),

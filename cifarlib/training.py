@@ -160,11 +160,13 @@ class Config:
         return self.model.__name__ if callable(self.model) else models.find(self.model).name
 
     def as_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
+        """Return the fields as JSON values; a design of one's own by its name, or its fields."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         model = self.model if isinstance(self.model, str) else self.model_name
         if isinstance(self.model, layered.LayeredCNN):
             model = self.model.as_json()
+        elif dataclasses.is_dataclass(self.model):
+            model = repr(self.model)
         lists = {name: list(fields[name]) for name in ("augmentation", "image_sizes")}
         return {**fields, "model": model, **lists}
 

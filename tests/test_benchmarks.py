@@ -2,18 +2,32 @@
 
 import importlib.util
 import json
+import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 pytest.importorskip("keras")
 
+from cifarlib import training
+
 ROOT = Path(__file__).parents[1]
 if not (ROOT / "benchmarks").is_dir():
     pytest.skip("benchmarks are part of the checkout", allow_module_level=True)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda p: p.stem)
+def test_every_benchmark_says_how_it_is_used(path, capsys, monkeypatch):
+    """Each is a program, and imports what it needs."""
+    monkeypatch.setattr(sys, "argv", [path.name, "--help"])
+    with pytest.raises(SystemExit) as ended:
+        loaded(path.stem).main()
+    assert ended.value.code == 0 and "--record" in capsys.readouterr().out
 
 
 def loaded(name):
@@ -41,6 +55,55 @@ def photographs(fast, monkeypatch, tmp_path, tiny):
     monkeypatch.setenv("CIFARLIB_SOURCE", "synthetic")
     current = fast.data.current
     monkeypatch.setattr(fast.data, "current", lambda: current()._replace(kind="JPEG copy"))
+
+
+@pytest.fixture
+def linear(photographs, monkeypatch):
+    """Return the benchmark of linear models, one of whose fits takes no time."""
+    module = loaded("linear")
+    table = pd.DataFrame({"C": [1.0], "accuracy": [0.3], "converged": [True]})
+    right = SimpleNamespace(predict=lambda rows: np.arange(len(rows)) % 10)
+    fitted = SimpleNamespace(model=right, C=1.0, validation=table)
+    fits = []
+    monkeypatch.setattr(module.classical, "fit", lambda *args: fits.append(1) or fitted)
+    module.fits = fits
+    return module
+
+
+def test_the_command_of_a_linear_record_measures_it_again(linear, monkeypatch, capsys):
+    named = ["--rung", "raw", "--color", "gray"]
+    monkeypatch.setattr(sys, "argv", ["linear.py", *named, "--missing"])
+    for _ in range(2):
+        linear.main()
+    assert len(linear.fits) == 1, "the second time it is there"
+    command = linear.results.read("linear-raw-gray").command
+    assert command == "python benchmarks/linear.py --rung 'raw' --color gray --record"
+    monkeypatch.setattr(sys, "argv", shlex.split(command)[1:])
+    linear.main()
+    assert len(linear.fits) == 2
+
+
+def test_what_is_missing_of_networks_is_asked_of_the_images_in_use(monkeypatch, capsys):
+    networks = loaded("networks")
+    asked = []
+    monkeypatch.setattr(networks.data, "load_cifar10", lambda: asked.append("images"))
+    monkeypatch.setattr(networks.leaderboard, "missing", lambda: asked.append("missing") or [])
+    monkeypatch.setattr(sys, "argv", ["networks.py", "--list"])
+    networks.main()
+    assert asked == ["images", "missing"]
+
+
+@pytest.mark.parametrize("found", [{"accuracy": 0.5}, ValueError("no")])
+def test_a_training_that_failed_is_told_by_the_status(monkeypatch, capsys, found):
+    networks = loaded("networks")
+    monkeypatch.setattr(networks.data, "load_cifar10", lambda: None)
+    monkeypatch.setattr(networks.leaderboard, "missing", lambda: [("entry", 0), ("entry", 1)])
+    compute = lambda *_, **__: {("entry", 0): found}  # noqa: E731
+    monkeypatch.setattr(networks.leaderboard, "compute", compute)
+    monkeypatch.setattr(sys, "argv", ["networks.py", "--missing", "--time-budget", "5"])
+    with pytest.raises(SystemExit) as ended:
+        networks.main()
+    assert ended.value.code == isinstance(found, Exception)
 
 
 def program(tmp_path, *lines, name="peer.py") -> list[str]:
@@ -209,7 +272,8 @@ def test_each_idea_is_left_out_alone(ablation):
     configs = [config.as_json() for config in others]
     for changes, config in zip(ablation.WITHOUT.values(), configs, strict=False):
         changed = {name for name in config if config[name] != whole.as_json()[name]}
-        assert changed <= set(changes), "nothing else changes"
+        assert changed == set(changes)
+    assert len({training.code_digest(config) for config in (whole, *others)}) == len(others) + 1
     assert len(others) == len(ablation.WITHOUT) + 1
     costs = [ablation.leaderboard.cost(config) for config in (whole, others[-1])]
     assert costs[1] == pytest.approx(costs[0], rel=0.15), "the control has as much arithmetic"
