@@ -45,8 +45,8 @@ TRAINING_TESTS := $(foreach name,views schedules optimizers whitening winograd c
 ON_JAX := KERAS_BACKEND=jax XLA_FLAGS=--xla_backend_optimization_level=0 $(BIN)/python -m pytest
 
 test-backends: environment
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[backends]'
+	$(LOCK) $(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
+	$(LOCK) $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[backends]'
 	@mkdir -p build
 	@$(AT_ONCE) test-jax-networks test-jax-training test-torch
 
@@ -67,10 +67,11 @@ test-colab: environment
 lab: environment
 	$(BIN)/jupyter lab notebooks
 
-# Outputs and times that are committed: the quick run for its time, the full run for both.
+# Outputs and times that are committed: the quick run for its time, the full run for both. Each
+# goes on after an interruption, in a folder of its own.
 record: environment
-	$(BIN)/cifarlib run --quick --record
-	$(BIN)/cifarlib run --full --record
+	$(BIN)/cifarlib run --quick --record --output build/record-quick
+	$(BIN)/cifarlib run --full --record --output build/record-full
 
 # Whatever is not recorded yet, cheapest first; stops after BUDGET seconds and goes on next time.
 BUDGET ?= 3600
@@ -86,8 +87,8 @@ benchmarks: environment
 
 environment:
 	@# An environment does not survive that its folder is moved.
-	@if [ -e $(VENV)/.complete ] && [ "$$(cat $(VENV)/.complete)" != "$(CURDIR)" ]; then \
-	    rm -rf $(VENV); fi
+	@$(LOCK) sh -c 'if [ -e $(VENV)/.complete ] && [ "$$(cat $(VENV)/.complete)" != "$(CURDIR)" ]; then \
+	    rm -rf $(VENV); fi'
 	@$(LOCK) $(MAKE) -s --no-print-directory $(VENV)/.complete
 
 # The mark is made last: an installation that was killed is done again.

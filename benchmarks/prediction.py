@@ -68,6 +68,7 @@ def main() -> None:
 
 def _in_a_process(name: str, repeats: int) -> dict:
     one = dict.fromkeys(("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"), "1")
+    one |= {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}  # a core, and nothing beside it
     one |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     command = [sys.executable, __file__, "--here", name, "--repeats", str(repeats)]
     done = subprocess.run(

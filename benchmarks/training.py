@@ -2,10 +2,11 @@
 
     python benchmarks/training.py [--size N] [--epochs N] [--seeds 0 1 2] [--record]
 
-Six normalised convolutions, the same images, optimizer, batch size and rate for all: ours; Keras
-as it comes; and Keras with XLA, as it came before 3.15 and as Colab still has it. The first
-epoch, in which all of them compile, is left out. What our augmentation and gathering of images
-cost is measured with a network that does next to nothing.
+Six normalised convolutions, the same images, optimizer, batch size and rate for all: ours, in the
+number format that it chooses here, which is recorded; Keras as it comes; and Keras with XLA, as it
+came before 3.15 and as Colab still has it. The first epoch, in which all of them compile, is left
+out. What our augmentation and gathering of images cost is measured with a network that does next
+to nothing.
 """
 
 import argparse
@@ -15,7 +16,7 @@ import time
 import keras
 import numpy as np
 
-from cifarlib import data, devices, models, results, training
+from cifarlib import compute, data, devices, models, results, training
 from cifarlib.splits import Split, split_validation
 
 SIZE, EPOCHS, SEEDS = 8_000, 4, [0, 1, 2]
@@ -35,6 +36,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.epochs < 2:
         parser.error("--epochs: expected at least 2, since the first is not timed")
+    if options.record and devices.accelerators():
+        parser.error("--record: expected a machine without accelerators, which it is about")
     if options.record and (options.size, options.epochs, options.seeds) != (SIZE, EPOCHS, SEEDS):
         parser.error("--record: expected the default --size, --epochs and --seeds")
     train, _ = data.load_cifar10()
@@ -53,6 +56,7 @@ def main() -> None:
                 f"seed {seed}  {kind:<15}{speed:7.0f} images/s, validation {accuracy:.2%}",
                 flush=True,
             )
+    precision = compute.choose_precision("auto")
     overhead = input_share(split, statistics.median(speeds["ours"]))
     print(f"images and augmentation take {overhead:.1%} of our time, with flips and crops")
     for kind in list(KINDS)[1:]:
@@ -62,13 +66,14 @@ def main() -> None:
             results.write(
                 f"benchmark-training-{kind.lower().replace(' ', '-')}",
                 chapter="04",
-                metric=f"training six convolutions on a CPU, against {kind}'s fit"
+                metric=f"training six convolutions on a CPU in {precision}, against {kind}'s fit"
                 + (" as it comes" if kind == "Keras" else " (Keras before 3.15)"),
                 values=ratios,
                 seeds=options.seeds,
                 color="rgb",
                 command="python benchmarks/training.py --record",
                 details={
+                    "precision": precision,
                     "images_per_second": speeds["ours"],
                     "reference_images_per_second": speeds[kind],
                     "validation_accuracy": accuracies["ours"],
