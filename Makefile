@@ -10,38 +10,49 @@ LOCK := $(shell command -v flock >/dev/null 2>&1 && echo "flock .venv.lock")
 # On Linux plain torch brings gigabytes for GPUs; name a CPU build where there is one.
 TORCH ?= torch
 
-.PHONY: notebooks test test-style test-units test-chapters test-backends test-jax-networks \
-    test-jax-training test-torch test-colab lab record results benchmarks environment clean
+.PHONY: notebooks test test-style test-units test-training test-chapters \
+    test-training-and-chapters test-backends test-jax-networks test-jax-training test-torch \
+    test-colab lab record results benchmarks environment clean
 
 notebooks: environment
 	$(BIN)/cifarlib data fetch
 	$(BIN)/cifarlib run
 
-# Several at a time, since most tests keep one core busy. The output of all but one comes when they
-# end.
+# Two or three at a time, since most tests keep one core busy. The output of all but one comes when
+# they end.
 AT_ONCE := $(MAKE) --no-print-directory -j
+SLOWEST := --durations=15
 LATER = > build/$@.log 2>&1 || { cat build/$@.log; exit 1; }; tail -n 1 build/$@.log
 
 test: environment
 	$(BIN)/cifarlib data fetch
-	@$(AT_ONCE) test-units test-chapters
+	@$(AT_ONCE) test-units test-training-and-chapters
 
 test-style: environment
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+# What uses Keras, apart from the rest.
+NETWORK_TESTS := $(foreach name,models layered explain augmentation,tests/test_$(name).py)
+TRAINING_TESTS := $(foreach name,views schedules optimizers whitening winograd compute runs \
+    training experiments leaderboard,tests/test_$(name).py)
+
 test-units: test-style
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(SLOWEST) $(addprefix --ignore=,$(NETWORK_TESTS) $(TRAINING_TESTS))
+
+test-training: test-style
+	@mkdir -p build
+	$(BIN)/python -m pytest $(SLOWEST) $(NETWORK_TESTS) $(TRAINING_TESTS) $(LATER)
+
+test-training-and-chapters:
+	@$(MAKE) --no-print-directory -j1 test-training test-chapters
 
 test-chapters: test-style
 	@mkdir -p build
 	CIFARLIB_PROFILE=quick $(BIN)/python -m pytest --nbval-lax --nbval-current-env notebooks $(LATER)
 
-# The modules that use Keras, on the other two backends; on JAX in two halves, since that compiles
-# each operation of each shape, here at least without optimising it.
-NETWORK_TESTS := $(foreach name,models layered explain augmentation,tests/test_$(name).py)
-TRAINING_TESTS := $(foreach name,views schedules optimizers whitening winograd compute runs \
-    training experiments leaderboard,tests/test_$(name).py)
+# The tests of training on the other two backends; on JAX in two halves, since that compiles each
+# operation of each shape, here at least without optimising it.
 ON_JAX := KERAS_BACKEND=jax XLA_FLAGS=--xla_backend_optimization_level=0 $(BIN)/python -m pytest
 
 test-backends: environment

@@ -465,7 +465,8 @@ def test_an_untouched_notebook_earns_nothing_and_each_task_says_what_is_missing(
 def test_text_answers_are_left_to_a_person_and_blank_ones_earn_nothing(tmp_path):
     """Beside that, nothing that a submission does to its tests earns it anything."""
     wrong = "def gray_by_hand(pictures):\n    return pictures[..., 0]"
-    notebook = answers("01_data_processing", gray_by_hand=wrong, count_unequal="while True:\n    1")
+    endless = "import time\ntime.sleep(600)"
+    notebook = answers("01_data_processing", gray_by_hand=wrong, count_unequal=endless)
     (released,) = assignments.release(["01"], tmp_path / "release")
     solution_cells(notebook)["answer_scaling"].source = solution_cells(read(released))[
         "answer_scaling"

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import matplotlib
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 keras = pytest.importorskip("keras")
 matplotlib.use("Agg")
 
-from cifarlib import data, run_report, splits, training  # noqa: E402
+from cifarlib import data, run_report, runs, splits, training  # noqa: E402
 from cifarlib.errors import InputError  # noqa: E402
 from cifarlib.splits import CLASS_NAMES  # noqa: E402
 
@@ -23,11 +24,19 @@ def small(x):
     return keras.layers.GlobalAveragePooling2D()(x)
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Return where the run is that all tests begin with."""
+    return tmp_path_factory.mktemp("trained") / "run"
+
+
 @pytest.fixture
-def run(monkeypatch, tmp_path):
+def run(trained, monkeypatch, tmp_path):
+    """Return a run in a folder of its own; it is trained for the first who asks."""
     monkeypatch.setenv("CIFARLIB_SOURCE", "synthetic")
     config = training.Config(small, color="gray", epochs=2, batch_size=10, validation_fraction=0.2)
-    return training.train(config, folder=tmp_path / "run")
+    training.train(config, folder=trained, resume=True)
+    return runs.read(shutil.copytree(trained, tmp_path / "run"))
 
 
 def test_figures_are_those_of_the_saved_network_on_the_test_images(run):

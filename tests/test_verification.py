@@ -74,7 +74,7 @@ LOADS = (
 def test_a_folder_of_ten_of_which_three_are_faulty(hand_in, tmp_path):
     for number in range(3, 10):
         hand_in(f"{number}", f"print({number} + 1)", LOADS if number == 9 else "x = 1")
-    hand_in("0", "while True: pass")
+    hand_in("0", "import time; time.sleep(600)")  # and no endless loop, which the others feel
     truncated = hand_in("1", "x = 1")
     truncated.write_bytes(truncated.read_bytes()[:-30])
     elsewhere = tmp_path / "grades.csv"
