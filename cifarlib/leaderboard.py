@@ -364,7 +364,7 @@ def record(entry: Entry, measured: dict[int, dict[str, Any]]) -> results.Result:
         seeds=list(rows),
         color=entry.color,
         seconds=sum(row["seconds"] for row in rows.values()),
-        hardware="; ".join(dict.fromkeys(map(_trained_on, rows.values()))),
+        hardware="; ".join(dict.fromkeys(map(run_report.trained_on, rows.values()))),
         command=entry._replace(seeds=tuple(rows)).command,
         details={
             **{field: [row[field] for row in rows.values()] for field in RECORDED},
@@ -375,10 +375,6 @@ def record(entry: Entry, measured: dict[int, dict[str, Any]]) -> results.Result:
             "code": training.code_digest(config),
         },
     )
-
-
-def _trained_on(row: dict[str, Any]) -> str:
-    return next(iter(row["accelerators"]), row["hardware"])
 
 
 def _recorded(entry: Entry) -> dict[int, dict[str, Any]]:

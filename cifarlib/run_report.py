@@ -10,6 +10,7 @@ import html
 import io
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -206,11 +207,16 @@ def _page(run: runs.Run, figures, pictures, labels, logits) -> str:
         f"<section><h2>{name}</h2><p>{html.escape(told)}</p>{content}</section>"
         for name, told, content in parts
     )
-    trained_on = next(iter(run.metrics["accelerators"]), run.metrics["hardware"])
-    told = f"{_told_accuracy(figures)}. {figures['data_kind']}; trained on {trained_on}"
+    told = f"{_told_accuracy(figures)}. {figures['data_kind']}; "
+    told += f"trained on {trained_on(run.metrics)}"
     return report.page(
         title, f"<h1>{html.escape(title)}</h1><p{kind}>{html.escape(told)}</p>{body}"
     )
+
+
+def trained_on(metrics: Mapping[str, Any]) -> str:
+    """Return what a run's figures say that it was trained on: the first accelerator, or the CPU."""
+    return next(iter(metrics["accelerators"]), metrics["hardware"])
 
 
 def _mistakes(run: runs.Run, pictures, labels, probabilities) -> str:
