@@ -459,8 +459,12 @@ def _results(options: argparse.Namespace) -> None:
         told = [{**result._asdict(), "is_stale": result.name in stale} for result in recorded]
         print(json.dumps(told, indent=2))
         return
+    # A command is too long for a column: it stands under its row, with the data and the machine.
+    width = max((len(result.name) for result in recorded), default=len("result"))
+    print(f"{'result':<{width}}{'mean':>10}{'sd':>10}{'n':>5}  what")
     for result in recorded:
-        spread = "" if result.sd is None else f" ± {result.sd:.3g} (sd, n = {len(result.values)})"
+        spread = "" if result.sd is None else f"{result.sd:.3g}"
         mark = "  [stale: of other code]" if result.name in stale else ""
-        print(f"{result.name}: {result.mean:.4g}{spread}, {result.metric}{mark}")
+        figures = f"{result.mean:>10.4g}{spread:>10}{len(result.values):>5}"
+        print(f"{result.name:<{width}}{figures}  {result.metric}{mark}")
         print(f"    {result.data_kind}; {result.hardware}; {result.command}")

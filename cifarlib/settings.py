@@ -78,13 +78,20 @@ def profile() -> str:
     Raises:
         InputError: if the variable names no profile.
     """
+    return asked_profile() or ("full" if has_accelerator() else "quick")
+
+
+def asked_profile() -> str | None:
+    """Return the profile that ``CIFARLIB_PROFILE`` names, None if it is unset.
+
+    Raises:
+        InputError: if the variable names no profile.
+    """
     value = os.environ.get("CIFARLIB_PROFILE", "").strip()
-    if not value:
-        return "full" if has_accelerator() else "quick"
-    if value not in PROFILES:
+    if value and value not in PROFILES:
         advice = "Set it to one of the two, or unset it."
         raise InputError("CIFARLIB_PROFILE", " or ".join(PROFILES), repr(value), advice)
-    return value
+    return value or None
 
 
 def by_profile(*, quick: Budget, full: Budget) -> Budget:

@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import json
 import shlex
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,9 @@ from cifarlib.errors import InputError, nearest
 
 # A trial of a search is short, or there would be few of them.
 TRIAL = {"epochs": 8, "train_size": 10_000}
+# What CIFARLIB_PROFILE=quick asks for. Unlike a chapter, a training is quick only if asked to be:
+# a recipe's own epochs are what makes its figures.
+QUICK = {"epochs": 3}
 _KINDS = {"int": int, "float": float, "str": str}
 
 
@@ -20,6 +24,10 @@ def train(arguments: Sequence[str]) -> None:
     """Train one network, in a folder of its own."""
     asked = vars(train_parser().parse_args(arguments))
     output, resume = asked.pop("output"), asked.pop("resume")
+    if "epochs" not in asked and settings.asked_profile() == "quick":
+        asked |= QUICK
+        told = f"CIFARLIB_PROFILE is quick: {QUICK['epochs']} epochs (--epochs N decides otherwise)"
+        print(told, file=sys.stderr)
     config = _config(asked)
     folder = f"runs/{config.model_name}-{config.color}-{config.seed}" if output is None else output
     run = training.train(config, folder=folder, resume=resume)

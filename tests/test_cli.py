@@ -8,6 +8,7 @@ import shlex
 import sys
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -335,9 +336,11 @@ def test_results_are_printed_with_the_command_that_repeats_them_and_stale_ones_m
     )
     assert cli.main(["results"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "linear-raw-gray: 0.31 ± 0.0141 (sd, n = 2), test accuracy"
-    assert lines[1].endswith("; make it")
-    assert lines[2].endswith("test accuracy  [stale: of other code]")
+    assert lines[0].split() == ["result", "mean", "sd", "n", "what"]
+    assert lines[1].split() == ["linear-raw-gray", "0.31", "0.0141", "2", "test", "accuracy"]
+    assert lines[2].endswith("; make it")
+    assert lines[3].endswith("test accuracy  [stale: of other code]")
+    assert lines[1].index("0.31") + 4 == lines[0].index("mean") + 4  # figures under their headings
     assert cli.main(["results", "--json"]) == 0
     found = {result["name"]: result for result in json.loads(capsys.readouterr().out)}
     assert found["linear-raw-gray"]["values"] == [0.3, 0.32]
@@ -377,6 +380,28 @@ def test_a_run_is_trained_judged_and_never_trained_over(synthetic_source, capsys
     assert cli.main([*TRAIN, "--epochs", "3", "--color", "gray", "--resume"]) == 2
     assert "expected a run with epochs = 3, found 2" in capsys.readouterr().err
     assert cli.main([*TRAIN, "--epochs", "2", "--color", "gray", "--resume"]) == 0
+
+
+def test_a_quick_profile_shortens_a_training_that_names_no_epochs(monkeypatch, capsys):
+    from cifarlib import training
+
+    trained = []
+    metrics = {"epochs": 0, "seconds": 0, "data_kind": "none"}
+    monkeypatch.setattr(
+        training,
+        "train",
+        lambda config, **_: trained.append(config) or SimpleNamespace(metrics=metrics),
+    )
+    for profile in ("quick", "full", ""):
+        monkeypatch.setenv("CIFARLIB_PROFILE", profile)
+        for arguments in ([], ["--epochs", "7"]):
+            assert cli.main(["train", "baseline", *arguments]) == 0
+        told = capsys.readouterr().err
+        assert told.count("CIFARLIB_PROFILE is quick: 3 epochs") == (profile == "quick")
+    assert [config.epochs for config in trained] == [3, 7, 30, 7, 30, 7]
+    monkeypatch.setenv("CIFARLIB_PROFILE", "slow")
+    assert cli.main(["train", "baseline"]) == 2
+    assert "CIFARLIB_PROFILE: expected quick or full" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
