@@ -7,7 +7,6 @@ reads the same sources. Not for collecting submissions.
 
 import copy
 import logging
-import re
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -479,5 +478,5 @@ def _in_short(error: InputError | OSError) -> str:
 
 def _line(text: str) -> str:
     """Return a text in one line that is not too long, without colours."""
-    line = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", text).split())
+    line = " ".join(execution.without_colors(text).split())
     return line if len(line) <= MAX_LINE else f"{line[:MAX_LINE]} …"

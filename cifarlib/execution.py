@@ -26,6 +26,15 @@ LAST_LINES = 15
 KERNEL_ARGUMENTS = ["--IPKernelApp.log_level=50"]
 
 
+def without_colors(text: str) -> str:
+    r"""Return a kernel's text without the codes that colour it in a terminal.
+
+    >>> without_colors("\x1b[0;31mKeyError\x1b[0m: 'cat'")
+    "KeyError: 'cat'"
+    """
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
 class CellError(CifarlibError):
     """A cell of a notebook raised an error, or the kernel died in it.
 
@@ -48,7 +57,7 @@ class CellError(CifarlibError):
     ):
         cells = _code_cells(notebook)
         self.number, self.name, self.message = index + 1, name, message
-        lines = re.sub(r"\x1b\[[0-9;]*m", "", traceback).splitlines()[-LAST_LINES:]
+        lines = without_colors(traceback).splitlines()[-LAST_LINES:]
         told = [
             f"code cell {self.number} of {len(cells)}:",
             *(f"    {line}" for line in cells[index].source.splitlines()),
