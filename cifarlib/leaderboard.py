@@ -10,7 +10,7 @@ import math
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -194,7 +194,10 @@ def _size_of(entry: Entry) -> dict[str, float]:
 
 
 def table() -> str:
-    """Return the overview as Markdown; stale records are marked, and several kinds of data."""
+    """Return the overview as Markdown, with what has not been run at its end.
+
+    Stale records are marked, and several kinds of data.
+    """
     lines = [
         "| model, recipe | colour | test accuracy (%) | parameters | million multiply-adds "
         "| million millions to train | ms for an image |",
@@ -205,15 +208,23 @@ def table() -> str:
     for (model, color), row in rows.iterrows():
         mark = "" if are_alike else f" ({row['data_kind']})"
         mark += " (stale: of other code)" if row["is_stale"] else ""
-        figures = (
-            results.in_percent(row["accuracy"], row["sd"], row["n"]),
-            _told(row["parameters"], ",.0f"),
-            _told(row["multiply_adds"] / 1e6, ",.1f"),
-            _told(row["training"] / 1e12, ",.0f"),
-            _told(row["milliseconds"], ",.1f"),
-        )
-        lines.append(f"| {model}{mark} | {color} | {' | '.join(figures)} |")
+        accuracy = results.in_percent(row["accuracy"], row["sd"], row["n"])
+        lines.append(_line(model + mark, color, accuracy, row))
+    for entry in ENTRIES:
+        name = f"{entry.model}, {entry.recipe}"
+        if (name, entry.color) not in rows.index:
+            lines.append(_line(name, entry.color, "not run", _size_of(entry)))
     return "\n".join(lines)
+
+
+def _line(model: str, color: str, accuracy: str, row: Mapping[str, float]) -> str:
+    figures = (
+        _told(row["parameters"], ",.0f"),
+        _told(row["multiply_adds"] / 1e6, ",.1f"),
+        _told(row["training"] / 1e12, ",.0f"),
+        _told(row.get("milliseconds", math.nan), ",.1f"),
+    )
+    return f"| {model} | {color} | {accuracy} | {' | '.join(figures)} |"
 
 
 def _told(value: float, form: str) -> str:

@@ -48,7 +48,13 @@ def described(kind):
 
 
 @pytest.fixture
-def measured(monkeypatch, checkout):
+def few_entries(monkeypatch):
+    """Ask for few networks, since each that has not been run is built for its row."""
+    monkeypatch.setattr(leaderboard, "ENTRIES", (SMALL, SMALL._replace(recipe="published")))
+
+
+@pytest.fixture
+def measured(monkeypatch, checkout, few_entries):
     """Pretend to measure; return what was asked for."""
     asked = []
 
@@ -237,7 +243,7 @@ def test_a_deadline_ends_training_after_an_epoch_and_the_next_call_goes_on(monke
     leaderboard.record(SMALL, {3: found})
 
 
-def test_networks_are_tabled_by_colour_and_accuracy_and_stale_ones_are_marked():
+def test_networks_are_tabled_by_colour_and_accuracy_and_stale_ones_are_marked(few_entries):
     small = {"seconds": 120.0, "speed": 2000.4}
     gray = Entry("small_cnn", "gray", "modern")
     for seed, accuracy in enumerate((0.7, 0.72, 0.74)):
@@ -254,7 +260,15 @@ def test_networks_are_tabled_by_colour_and_accuracy_and_stale_ones_are_marked():
     assert table[4].startswith("| small_cnn, modern (stale: of other code) | rgb | 80.0 (n = 1) |")
 
 
-def test_a_table_of_several_kinds_of_data_tells_them(monkeypatch):
+def test_what_has_not_been_run_has_a_row_that_says_so(few_entries):
+    leaderboard.record(SMALL, {3: row()})
+    table = leaderboard.table().splitlines()[2:]
+    assert table[0].startswith("| baseline, modern | gray | 70.0 (n = 1) | 72,842 |")
+    # 3,981,056 multiply-adds an image, three times, fifty epochs of nine tenths of the images
+    assert table[1:] == ["| baseline, published | gray | not run | 72,842 | 4.0 | 27 |  |"]
+
+
+def test_a_table_of_several_kinds_of_data_tells_them(monkeypatch, few_entries):
     leaderboard.record(SMALL, {3: row()})
     assert "| baseline, modern | gray |" in leaderboard.table()
     monkeypatch.setattr(data, "_current", described("official"))
