@@ -376,11 +376,11 @@ def _execute(notebook: nbformat.NotebookNode, cell_seconds: float, total_seconds
         environment["NBGRADER_EXECUTION"] = "autograde"  # as nbgrader tells a kernel
         try:
             execution.execute_client(client, environment, native_log)
-        except _OutOfTimeError:
-            return f"stopped after {total_seconds:g} seconds"
         except DeadKernelError:
             return "its kernel died"
-        except CellTimeoutError:
+        except (_OutOfTimeError, CellTimeoutError):  # the latter if it cannot be interrupted
+            if time.monotonic() > deadline:
+                return f"stopped after {total_seconds:g} seconds"
             return f"a cell could not be interrupted after {cell_seconds:g} seconds"
         except Exception as error:  # nbclient may stumble as well; others are to be graded yet
             return _line(f"execution failed ({type(error).__name__}: {error})")

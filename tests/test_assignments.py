@@ -393,7 +393,7 @@ def build_network(channels):
             layers.Conv2D(16, 3, padding="same", activation="relu"),
             layers.MaxPooling2D(),
             layers.Conv2D(32, 3, padding="same", use_bias=False),
-            layers.BatchNormalization(),
+            layers.BatchNormalization(momentum=0.9),
             layers.ReLU(),
             layers.MaxPooling2D(),
             layers.GlobalAveragePooling2D(),
@@ -448,6 +448,153 @@ def test_wrong_answers_lose_the_points_of_their_tasks_and_no_others(name, wrong,
     assert graded.assignment == name and graded.problem == ""
     assert lost(graded).keys() == wrong.keys()
     assert all(reason.startswith("AssertionError: ") for reason in lost(graded).values())
+
+
+# Answers by task, tried in this process, without a notebook: right ones that a good student writes
+# in another way than we, and wrong ones that look right.
+
+SPECIFIED = """
+def build_network(channels):
+    x = inputs = keras.Input((32, 32, channels))
+    x = layers.Rescaling(1 / 255)(x)
+    for _ in range(2):
+        x = layers.Activation("relu")(layers.Conv2D(16, 3, padding="same")(x))
+    x = layers.Conv2D(32, (3, 3), padding="same", use_bias=False)(layers.MaxPooling2D()(x))
+    x = layers.BatchNormalization(momentum=0.9)(x)
+    x = layers.MaxPooling2D((2, 2))(layers.Activation("relu")(x))
+    return keras.Model(inputs, layers.Dense(10)(layers.GlobalAveragePooling2D()(x)))
+"""
+GRAY = """
+def gray_by_hand(pictures, shares=(0.299, 0.587, 0.114)):
+    gray = sum(pictures[..., i].astype(int) * round(shares[i] * 65536) for i in range(3))
+    return ((gray + 32768) // 65536).astype(np.uint8)
+"""
+STANDARDIZE = """
+def pixel_statistics(train_pictures):
+    return train_pictures.mean(axis=0) / 255, train_pictures.std(axis=0) / 255
+
+def standardize_pixels(pictures, mean, std):
+    std = std.copy()
+    std[std < 1 / 255] = 1
+    return np.float32((pictures / 255 - mean) / std)
+"""
+ONE_AGAINST_REST = """
+def fit_one_against_rest(make_model, X, y):
+    return [make_model().fit(X, np.where(y == label, 1, -1)) for label in range(10)]
+
+def answer_one_against_rest(fitted, X):
+    rows = [[model.decision_function(row[None])[0] for model in fitted] for row in X]
+    return np.array(rows).argmax(axis=1)
+"""
+SIGN_FLIP = """
+from itertools import product
+
+def sign_flip_p(first, second):
+    found = abs(np.mean(second) - np.mean(first))
+    signs = np.array(list(product((1, -1), repeat=len(first))))
+    means = (signs * (np.array(second) - np.array(first))).mean(axis=1)
+    return np.mean(np.abs(means) >= found - 1e-12)
+"""
+GAIN = """
+def gain_over_default(results, default):
+    count = len([name for name in results if name.startswith("split")])
+    scores = np.array([results[f"split{fold}_test_score"] for fold in range(count)])
+    best = np.argmin(results["rank_test_score"])
+    gains = scores[:, best] - scores[:, results["params"].index(default)]
+    return np.mean(gains), np.std(gains, ddof=1)
+"""
+CONVOLVE = """
+def convolve(picture, kernel, bias):
+    windows = np.lib.stride_tricks.sliding_window_view(picture, kernel.shape[:2], axis=(0, 1))
+    return np.einsum("hwcij,ijcf->hwf", windows, kernel) + bias
+"""
+RIGHT = {
+    "gray_by_hand": GRAY,
+    "standardize_pixels": STANDARDIZE,
+    "one_against_rest": ONE_AGAINST_REST,
+    "gain_over_default": GAIN,
+    "convolve": CONVOLVE,
+    "build_network": SPECIFIED,
+    "sign_flip_p": SIGN_FLIP,
+}
+LOOKS_RIGHT = [
+    ("gray_by_hand", GRAY.replace("shares[i]", "(0.299, 0.587, 0.114)[i]"), "that are given"),
+    ("gray_by_hand", GRAY.replace("+ 32768", ""), "known colours"),
+    (
+        "gray_by_hand",
+        "from cifarlib.images import to_grayscale\n"
+        "def gray_by_hand(pictures, shares=None):\n    return to_grayscale(pictures)[..., 0]",
+        "not by the library",
+    ),
+    ("standardize_pixels", STANDARDIZE.replace("std < 1 / 255", "std == 0"), "below 1/255"),
+    ("standardize_pixels", STANDARDIZE.replace(".copy()", ""), "nothing is changed"),
+    (
+        "count_unequal",
+        "def count_unequal(convert, pictures):\n"
+        "    pairs = zip(right(pictures), convert(pictures))  # pictures are counted, not pixels\n"
+        "    return len(pictures), sum(bool((one != two).any()) for one, two in pairs)",
+        "each unequal pixel",
+    ),
+    ("one_against_rest", ONE_AGAINST_REST.replace("1, -1)", "-1, 1)"), "as scikit-learn answers"),
+    (
+        "wilson",
+        "from scipy.stats import binomtest\n"
+        "def wilson(num_right, n):\n"
+        "    found = binomtest(num_right, n).proportion_ci(method='wilson')\n"
+        "    return num_right / n, found.low, found.high\n"
+        "def images_needed(share, margin):\n    return 93",
+        "not by a library",
+    ),
+    (
+        "confusion_counts",
+        "from sklearn.metrics import confusion_matrix\n"
+        "def confusion_counts(labels, answers):\n"
+        "    return confusion_matrix(labels, answers, labels=range(10))\n"
+        "def macro_f1(counts):\n    return 1.0",
+        "not by a library",
+    ),
+    (
+        "forest_grid",
+        "def forest_grid():\n    return {'oob_score': [False, True], 'max_depth': [None, 5]}",
+        "not its luck",
+    ),
+    (
+        "convolve",
+        "def convolve(picture, kernel, bias):\n"
+        "    found = keras.ops.conv(picture[None], kernel, padding='valid')[0] + bias\n"
+        "    return keras.ops.convert_to_numpy(found)",
+        "not by Keras",
+    ),
+    ("build_network", SPECIFIED.replace("momentum=0.9", ""), "momentum 0.9"),
+    ("build_network", SPECIFIED.replace("MaxPooling2D((2", "AveragePooling2D((2"), "in this order"),
+    ("build_network", SPECIFIED.replace('"relu")(x)', '"linear")(x)'), "in this order"),
+    ("build_network", SPECIFIED.replace("Dense(10)", "Dense(10, 'relu')"), "in this order"),
+]
+
+
+def check_answer(task: str, code: str) -> None:
+    """Execute an answer, and the tests of its task, as a notebook would."""
+    import keras
+    import numpy as np
+    import pandas as pd
+
+    cells = {told(c)["grade_id"]: c for path in SOURCES for c in read(path).cells if told(c)}
+    names = {"np": np, "pd": pd, "data": data, "keras": keras, "layers": keras.layers}
+    exec(code, names)
+    exec(cells[f"test_{task}"].source, names)
+
+
+@pytest.mark.parametrize("task", RIGHT)
+def test_right_answers_may_be_written_in_another_way(task):
+    pytest.importorskip("keras")
+    check_answer(task, RIGHT[task])
+
+
+@pytest.mark.parametrize(("task", "code", "reason"), LOOKS_RIGHT)
+def test_wrong_answers_that_look_right_are_told_apart(task, code, reason):
+    pytest.importorskip("keras")
+    with pytest.raises(AssertionError, match=reason):
+        check_answer(task, code)
 
 
 def test_an_untouched_notebook_earns_nothing_and_each_task_says_what_is_missing(tmp_path, capsys):
