@@ -128,6 +128,25 @@ def answers() -> dict[Entry, np.ndarray]:
     }
 
 
+def better_recipes() -> dict[Entry, results.Result]:
+    """Return one record for each network and colour: of its recipes, the better one's.
+
+    That is the one with the better validation accuracy. Records of other code or another
+    configuration do not count.
+    """
+
+    def validation(result: results.Result) -> float:
+        return statistics.fmean(result.details["validation_accuracy"])
+
+    fresh: dict[tuple[str, str], list[results.Result]] = {}
+    for result in records():
+        if not is_stale(result):
+            entry = entry_of(result)
+            fresh.setdefault((entry.model, entry.color), []).append(result)
+    better = [max(of_network, key=validation) for of_network in fresh.values()]
+    return {entry_of(result): result for result in better}
+
+
 def overview() -> pd.DataFrame:
     """Return what each approach earns and costs: all recorded networks, and the linear model.
 
@@ -274,26 +293,17 @@ COPY_HANDICAP = 0.033
 def verdicts() -> pd.DataFrame:
     """Return each claim beside what was measured, with the better of the recipes tried.
 
-    The better recipe is the one with the better validation accuracy. Records of other code or
-    another configuration do not count.
+    Which recipe is better is for `better_recipes` to say.
 
     Returns:
         A row for each of ``CLAIMS`` by ``model`` and ``color``: ``claimed`` and ``evidence``
         (fractions, NaN for none), ``measured``, ``sd``, ``n``, ``recipe``, and ``verdict``:
         ``"holds"``, ``"does not hold"``, ``"cannot be checked"`` or ``"not run"``.
     """
-    fresh: dict[tuple[str, str], list[results.Result]] = {}
-    for result in records():
-        if not is_stale(result):
-            entry = entry_of(result)
-            fresh.setdefault((entry.model, entry.color), []).append(result)
-
-    def validation(result: results.Result) -> float:
-        return statistics.fmean(result.details["validation_accuracy"])
-
+    chosen = {(entry.model, entry.color): result for entry, result in better_recipes().items()}
     rows = {}
     for claim in CLAIMS:
-        found = max(fresh.get((claim.model, claim.color), ()), key=validation, default=None)
+        found = chosen.get((claim.model, claim.color))
         rows[claim.model, claim.color] = {
             "claimed": claim.claimed,
             "evidence": claim.evidence,
