@@ -99,7 +99,7 @@ def read(path: Path | str) -> Archive:
         raise InputError(
             path,
             "CIFAR-10 (batches in the official binary or python layout, or train/<class>/*.png)",
-            f"none of these among {len(members):,} files",
+            "none of these",
             "Name the archive or the folder that holds train/ and test/.",
         )
     sha256 = _sha256(path)
@@ -394,16 +394,24 @@ def _decode_split(path: Path, names: dict, members: dict[str, bytes], bar: progr
     return Split(images, np.array([label for _, label, _ in in_turn], np.uint8))
 
 
+# Gray with 16 bits or more; Pillow would cut off what is above 255.
+_DEEP_MODES = ("I", "F")
+
+
 def _decode_image(where: str, content: bytes) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as image:
-            if image.size == (32, 32):  # told by the header, before anything is decoded
-                return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
-            found = "×".join(map(str, image.size))
+            mode, size = image.mode, image.size  # told by the header, before anything is decoded
+            if size == (32, 32) and not mode.startswith(_DEEP_MODES):
+                return np.asarray(image if mode == "RGB" else image.convert("RGB"))
     except UnidentifiedImageError as error:
         advice = "Replace or remove this file."
         raise InputError(where, "a JPEG or PNG image", "a file that is none", advice) from error
     except Exception as error:  # Pillow raises many kinds for damaged files
         advice = "Replace or remove this file."
         raise InputError(where, "a JPEG or PNG image", f"{error}", advice) from error
+    if size == (32, 32):
+        advice = "Save it with 8 bits, scaled as you think right."
+        raise InputError(where, "an image of 8 bits a channel", f"more, mode {mode}", advice)
+    found = "×".join(map(str, size))
     raise InputError(where, "an image of 32×32 pixels", found, "Resize or remove this file.")

@@ -137,7 +137,7 @@ def release(names: Sequence[str] = (), output: str | Path | None = None) -> list
     for source in find(names):
         target = output / source.path.stem / source.path.name
         text = nbformat.writes(_released(nbformat.read(source.path, as_version=4))) + "\n"
-        if target.exists() and target.read_text(encoding="utf-8") != text:
+        if target.is_dir() or (target.exists() and target.read_text("utf-8", "replace") != text):
             raise InputError(
                 target,
                 "no notebook, or the one that would be written",
@@ -427,7 +427,7 @@ def _submitted_files(path: Path) -> list[tuple[str, Path]]:
     found = [
         (name, path / name if path.is_dir() else path)
         for name, _ in files_there
-        if name.endswith((".ipynb", ".zip")) and not containers.is_hidden(name)
+        if name.lower().endswith((".ipynb", ".zip")) and not containers.is_hidden(name)
     ]
     if not path.exists() or not found:
         told = "none" if path.exists() else "nothing there"
@@ -442,14 +442,14 @@ def _contents(file: Path) -> Iterator[tuple[str, bytes]]:
     Raises:
         InputError: if the file is damaged, too large, or no notebook is in it.
     """
-    if file.suffix == ".ipynb":
+    if file.suffix.lower() == ".ipynb":
         size = file.stat().st_size
         if size > containers.MAX_MEMBER_BYTES:
             expected = f"at most {containers.MAX_MEMBER_BYTES:,} bytes"
             raise InputError(file, expected, f"{size:,}", "Ask for it without its outputs.")
         yield "", file.read_bytes()
         return
-    members = containers.read_members(file, lambda name: name.endswith(".ipynb"))
+    members = containers.read_members(file, lambda name: name.lower().endswith(".ipynb"))
     if not members:
         raise InputError(file, "a notebook in it", "none", "Ask for it again.")
     for name, content in members.items():

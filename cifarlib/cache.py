@@ -52,6 +52,13 @@ def fingerprint(train: Split, test: Split) -> str:
     return digest.hexdigest()
 
 
+# What a name that is no folder of one's own leads to.
+_UNFIT = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOENT, errno.ENOTDIR),
+    *(errno.ENAMETOOLONG, errno.ELOOP),
+)
+
+
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold the lock of a cache folder, so that only one program builds it."""
@@ -60,10 +67,10 @@ def locked(folder: Path) -> Iterator[None]:
         with filelock.FileLock(folder.with_name(f".{folder.name}.lock")):
             yield
     except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR, errno.EROFS):
+        if error.errno not in _UNFIT:
             raise
         raise InputError(
-            error.filename or folder,
+            error.filename2 or error.filename or folder,
             "a folder to write the cache to",
             error.strerror or str(error),
             "Set CIFARLIB_CACHE to a folder of yours.",

@@ -14,7 +14,9 @@ from collections.abc import Sequence
 
 from cifarlib import __version__
 from cifarlib.arguments import COMMANDS, Parser
-from cifarlib.errors import CifarlibError, InputError
+from cifarlib.errors import CifarlibError, InputError, nearest
+
+BACKENDS = ("tensorflow", "jax", "torch")  # of Keras
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -370,6 +372,10 @@ def _import_keras(options: argparse.Namespace) -> None:
 
     TensorFlow writes it below Python, whatever its own settings say.
     """
+    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
+    if backend not in BACKENDS:
+        advice = f"Set it to one of them, or unset it. {nearest(backend, BACKENDS)}"
+        raise InputError("KERAS_BACKEND", ", ".join(BACKENDS), repr(backend), advice)
     from cifarlib import devices
 
     if getattr(options, "debug", False):

@@ -307,7 +307,8 @@ def flatten(images: np.ndarray) -> np.ndarray:
 
 def _check_images(images: np.ndarray, num_channels: int | None = None) -> None:
     if not isinstance(images, np.ndarray):
-        raise TypeError(f"images: expected an array, as in split.images, found {images!r}")
+        found = type(images).__name__
+        raise TypeError(f"images: expected an array, as in split.images, found {found}")
     if images.dtype != np.uint8 or num_channels not in (None, *images.shape[-1:]):
         told = f"uint8 with {num_channels} channels" if num_channels else "uint8, channels"
         raise ValueError(f"images: expected {told} last, found {images.dtype} {images.shape}")

@@ -183,6 +183,9 @@ def read(path: str | Path) -> Found:
         raise InputError(path, expected, f"no JSON ({error})", advice) from error
     if not isinstance(content, dict) or not isinstance(content.get("model"), (dict, str)):
         raise InputError(path, expected, "no model in it", advice)
+    if others := [name for name in content if name not in Found._fields]:
+        # The files of a run have a model, too, and so much else that another would be trained.
+        raise InputError(path, expected, f"one with {others[0]!r} in it", advice)
     recipe, search = (content.get(name, {}) for name in ("recipe", "search"))
     if not isinstance(recipe, dict) or not isinstance(search, dict):
         raise InputError(path, expected, "a recipe that is no object", advice)

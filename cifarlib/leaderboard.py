@@ -28,6 +28,7 @@ from cifarlib import (
     settings,
     training,
 )
+from cifarlib.errors import InputError
 
 SEEDS = (0, 1, 2)
 # A value a seed, each a list in the record's details.
@@ -424,9 +425,17 @@ def is_stale(result: results.Result) -> bool:
 
 
 def entry_of(result: results.Result) -> Entry:
-    """Return the entry that a record is about."""
-    recipe = result.name.rpartition("-")[2]
-    return Entry(result.details["config"]["model"], result.color, recipe, result.seeds)
+    """Return the entry that a record is about.
+
+    Raises:
+        InputError: if it does not tell its network.
+    """
+    try:
+        model = result.details["config"]["model"]
+    except (KeyError, TypeError) as error:
+        path, advice = results.folder() / f"{result.name}.json", "Restore it, or measure again."
+        raise InputError(path, "the configuration of a network", "none", advice) from error
+    return Entry(model, result.color, result.name.rpartition("-")[2], result.seeds)
 
 
 def missing(entries: Iterable[Entry] = ENTRIES) -> list[tuple[Entry, int]]:

@@ -13,6 +13,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import keras
@@ -73,7 +74,7 @@ def build(
         name, features, has_bias = model.__name__, model, getattr(model, "has_bias", True)
     else:
         name, _, features, has_bias = find(model)
-    if color not in CHANNELS:
+    if not isinstance(color, str) or color not in CHANNELS:
         raise InputError("color", " or ".join(CHANNELS), repr(color), nearest(color, CHANNELS))
     inputs = keras.Input((IMAGE_SIZE, IMAGE_SIZE, CHANNELS[color]), name="images")
     x = features(scaling(inputs) if scaling else inputs)
@@ -86,7 +87,7 @@ def build(
     return keras.Model(inputs, logits, name=name)
 
 
-def find(name: str) -> Design:
+def find(name: str | Path) -> Design:
     """Return the design of that name.
 
     Args:
@@ -96,6 +97,11 @@ def find(name: str) -> Design:
     Raises:
         InputError: if there is none, with the nearest name that is there.
     """
+    if isinstance(name, Path):
+        name = str(name)
+    if not isinstance(name, str):
+        advice = "cifarlib models lists the names."
+        raise InputError("model", "a name such as 'resnet18'", repr(name), advice)
     if name.endswith(".json"):
         found = layered.read(name).model
         if found in DESIGNS:
@@ -119,7 +125,7 @@ _UNNAMED = ("layered_cnn", "layers told by numbers")
 def _parsed(text: str) -> dict:
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         advice = """Write it as '{"depth": 2, "padding": "same"}'."""
         raise InputError("model", "numbers of layers as JSON", str(error), advice) from error
 

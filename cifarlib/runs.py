@@ -25,7 +25,7 @@ import keras
 import numpy as np
 import pandas as pd
 
-from cifarlib import files, models  # noqa: F401 - models registers the layers that files name
+from cifarlib import files, models  # the latter registers the layers that files name
 from cifarlib.errors import CifarlibError, InputError
 
 
@@ -46,6 +46,11 @@ class Run(NamedTuple):
     folder: Path | None
 
 
+# What is read of a finished run, here and elsewhere.
+_METRICS = (
+    *("model", "color", "seed", "epochs", "best_epoch", "seconds", "parameters", "config"),
+    *("data_kind", "data_fingerprint", "accelerators", "hardware", "command"),
+)
 # What zipfile and NumPy raise for a file with bytes missing or changed.
 _DAMAGE = (
     *(OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError),  # and NotImplementedError
@@ -82,6 +87,8 @@ class RunFolder:
         if not path.exists():
             return None
         try:
+            if not zipfile.is_zipfile(path):
+                raise ValueError("no NumPy archive")
             with np.load(path, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
             about = json.loads(str(arrays.pop("about")))
@@ -229,13 +236,34 @@ def read(path: str | Path) -> Run:
         raise InputError(path, "a finished run", "an unfinished one", advice)
     try:
         metrics = json.loads((path / "metrics.json").read_text(encoding="utf-8"))
-        if not isinstance(metrics, dict):
-            raise ValueError("metrics.json is no object")
         history = pd.read_csv(path / "history.csv")
-    except (OSError, ValueError) as error:
+        _check_outcome(metrics, history)
+    except (OSError, ValueError, RecursionError) as error:
         advice = "Delete the folder and train it again."
         raise InputError(path, "a whole run", f"a damaged one ({error})", advice) from error
-    return Run(load_model(path / "model.keras"), history, metrics, path)
+    model = load_model(path / "model.keras")
+    if model.input_shape[-1] != models.CHANNELS[metrics["color"]]:
+        found = f"one of a network for {model.input_shape[-1]} channels"
+        advice = "Delete the folder and train it again."
+        raise InputError(path, f"a run in {metrics['color']}", found, advice)
+    return Run(model, history, metrics, path)
+
+
+def _check_outcome(metrics: Any, history: pd.DataFrame) -> None:
+    """Raise ValueError if a run's figures lack something, or are none."""
+    if not isinstance(metrics, dict):
+        raise ValueError("metrics.json is no object")
+    if missing := [name for name in _METRICS if name not in metrics]:
+        raise ValueError(f"metrics.json has no {missing[0]}")
+    if metrics["color"] not in [*models.CHANNELS]:
+        raise ValueError(f"metrics.json has the color {metrics['color']!r}")
+    config = metrics["config"]
+    fraction = config.get("validation_fraction") if isinstance(config, dict) else None
+    if not isinstance(fraction, (int, float)) or not 0 <= fraction < 1:
+        raise ValueError("metrics.json has no validation_fraction from 0 to 1 in its config")
+    columns = {"epoch", "loss", "accuracy"}
+    if not columns <= set(history.select_dtypes("number")):
+        raise ValueError("history.csv has no numbers of epoch, loss and accuracy")
 
 
 def check_loadable(network: keras.Model) -> None:
@@ -267,6 +295,9 @@ def load_model(path: str | Path) -> keras.Model:
     """
     if not Path(path).is_file():
         raise InputError(path, "a network saved by Keras", "no such file", "Correct the path.")
+    if not zipfile.is_zipfile(path):
+        advice = "Restore it, or train it again."
+        raise InputError(path, "a network saved by Keras", "a damaged file, or another", advice)
     try:
         return keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises whatever a damaged file leads it to

@@ -34,8 +34,8 @@ def source() -> str | None:
     exists is returned absolute, so that it may be handed on to programs that start elsewhere.
     """
     value = os.environ.get("CIFARLIB_SOURCE", "").strip()
-    if not value:
-        return None
+    if value in ("", "synthetic"):  # a folder of that name is ./synthetic
+        return value or None
     with contextlib.suppress(OSError):  # no permission, or no name at all: the reader will tell
         for folder in (Path(), checkout_folder() or Path()):
             if (folder / value).exists():

@@ -262,8 +262,10 @@ def train(
     precision = compute.choose_precision(config.precision)
     claim = contextlib.nullcontext()
     if folder is not None or kept_in is not None:
-        asked = {
-            **config.as_json(),
+        asked = config.as_json()
+        # Last, since it follows from the training set's size: that is told first if both differ.
+        asked["batch_size"] = asked.pop("batch_size")
+        asked |= {
             "precision": precision,
             "backend": keras.backend.backend(),
             "design": design_digest(network),

@@ -8,7 +8,6 @@ limits keep mistakes in, not hostile programs: see `confinement`. Not for gradin
 import concurrent.futures
 import hashlib
 import json
-import math
 import os
 import tempfile
 import threading
@@ -25,6 +24,7 @@ from cifarlib.submission import MANIFEST, NOTEBOOKS
 
 SECONDS = 900
 GIBIBYTES = 6
+LARGEST_LIMIT = 10**9  # of seconds, gibibytes and jobs; machines count no further
 
 _RUNNING = "running"
 _OUTCOME_BYTES = 2**20
@@ -119,9 +119,12 @@ def verify(
         InputError: if there is no zip, or a limit makes no sense.
     """
     for option, value in (("--timeout", seconds), ("--memory", gibibytes), ("--jobs", num_jobs)):
-        if not 0 < value < math.inf:
-            raise InputError(option, "a number above 0", str(value), "Leave it out.")
+        if not 0 < value <= LARGEST_LIMIT:
+            expected = f"a number above 0, at most {LARGEST_LIMIT:,}"
+            raise InputError(option, expected, str(value), "Leave it out.")
     archives = list(_archives([Path(path) for path in paths]))
+    if len(paths) > 1:  # the same name may stand in several folders
+        archives = [(str(path), path) for _, path in archives]
     description = data.describe() if is_executed else None
     stopped = threading.Event()
 
@@ -200,10 +203,9 @@ def _judge(
 ) -> Verdict:
     handed = _read(path)
     manifest = handed.manifest
-    student = manifest["student"]
     verdict = verdict._replace(
-        name=_plain(student.get("name", ""), 40),
-        id=_plain(student.get("id", ""), 20),
+        name=_of_student(manifest, "name", 40),
+        id=_of_student(manifest, "id", 20),
         is_complete=manifest.get("complete") is True,
         checksums=handed.checksums,
     )
@@ -356,6 +358,12 @@ def _told(outcomes: list[dict[str, Any]], ended: str | None, notebooks: list[str
     if bad or len(outcomes) != len(notebooks):
         return f"broke off{where}"
     return "ran"
+
+
+def _of_student(manifest: dict[str, Any], field: str, length: int) -> str:
+    """Return the name or the id that was handed in, ``""`` for anything but text or a number."""
+    value = manifest["student"].get(field)
+    return _plain(value, length) if isinstance(value, (str, int)) else ""
 
 
 def _plain(text: object, length: int) -> str:

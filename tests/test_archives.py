@@ -449,6 +449,13 @@ def test_missing_test_folder_is_refused(tmp_path, build, tiny):
         archives.read(build.pack(tmp_path / "a", kept))
 
 
+def test_gray_of_16_bits_is_refused_and_not_cut_off(tmp_path, build, tiny):
+    deep = np.full((32, 32), 40_000, np.uint16)
+    members = build.folders(*tiny) | {"test/dog/7.png": build.image_file(deep)}
+    with pytest.raises(InputError, match=r"test/dog/7\.png: .*8 bits a channel.*mode I;16"):
+        archives.read(build.pack(tmp_path / "a.zip", members))
+
+
 @pytest.mark.parametrize("size", [(33, 32), (32, 31), (1, 1), (320, 320)])
 @pytest.mark.parametrize("suffix", ["png", "jpg"])
 def test_image_of_another_size_is_refused(tmp_path, build, tiny, size, suffix):

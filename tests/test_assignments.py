@@ -662,6 +662,8 @@ def test_broken_submissions_do_not_keep_others_from_being_graded(tmp_path, capsy
     (folder / "truncated.ipynb").write_text(good[: len(good) // 2])
     (folder / "binary.ipynb").write_bytes(bytes(range(256)))
     (folder / "list.ipynb").write_text("[]")
+    (folder / "CAPITALS.IPYNB").write_text("[]")
+    (folder / "CAPITALS.ZIP").write_bytes(b"")
     (folder / "cells.ipynb").write_text('{"cells": [7], "nbformat": 4, "metadata": {}}')
     chapter = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1 / 0")])
     nbformat.write(chapter, folder / "chapter.ipynb")
@@ -677,11 +679,12 @@ def test_broken_submissions_do_not_keep_others_from_being_graded(tmp_path, capsy
     assert cli.main(["assignment", "grade", str(folder), "--json"]) == 0
     output, errors = capsys.readouterr()
     graded = {one["submission"]: one for one in json.loads(output)}
-    assert len(errors.splitlines()) == len(graded) == 9
+    assert len(errors.splitlines()) == len(graded) == 11
     problems = {name: one["problem"] for name, one in graded.items()}
     assert problems.pop("good.zip/anna/any name.ipynb") == ""
     assert graded["good.zip/anna/any name.ipynb"]["points"] == 17
     assert "damaged or truncated" in problems["truncated.zip"]
+    assert "no notebook" in problems["CAPITALS.IPYNB"] and problems["CAPITALS.ZIP"]
     assert "outside the archive" in problems["outside.zip"]
     assert "a notebook in it" in problems["empty.zip"]
     assert problems["chapter.ipynb"].startswith("answers none of 01_data_processing, ")

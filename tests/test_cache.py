@@ -456,6 +456,15 @@ def test_cache_place_that_is_a_file_is_told(tmp_path, tiny):
         with pytest.raises(InputError, match="CIFARLIB_CACHE"):
             Builder(folder, tiny).load()
     assert (tmp_path / "file").read_bytes() == b"mine"
+    (tmp_path / "decoded").mkdir()
+    (tmp_path / "decoded" / "tiny").write_bytes(b"mine")
+    with pytest.raises(InputError, match=r"/decoded/tiny: .*CIFARLIB_CACHE"):
+        Builder(tmp_path / "decoded" / "tiny", tiny).load()
+
+
+def test_cache_place_that_cannot_have_such_a_name_is_told(tmp_path, tiny):
+    with pytest.raises(InputError, match="CIFARLIB_CACHE"):
+        Builder(tmp_path / ("long" * 100) / "tiny", tiny).load()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

@@ -347,6 +347,15 @@ def test_results_are_printed_with_the_command_that_repeats_them_and_stale_ones_m
     assert [result["is_stale"] for result in found.values()] == [False, True]
 
 
+def test_a_backend_that_keras_does_not_have_is_bad_input(monkeypatch, capsys):
+    monkeypatch.setenv("KERAS_BACKEND", "torsch")
+    for command in ("models", "results"):
+        assert cli.main([command]) == 2
+        assert "KERAS_BACKEND: expected tensorflow, jax, torch, found 'torsch'" in (
+            capsys.readouterr().err
+        )
+
+
 # cifarlib train and evaluate
 
 TRAIN = ["train", "baseline", "--validation-fraction", "0.2", "--batch-size", "10"]

@@ -268,6 +268,7 @@ def test_the_examples_of_help_and_messages_are_designs():
         ({"model": ["baseline"]}, "no model"),
         ({"model": TINY, "recipe": [1]}, "a recipe that is no object"),
         ({"model": TINY, "search": None}, "no object"),
+        ({"model": "baseline", "color": "gray", "epochs": 1}, "one with 'color' in it"),
         ({"model": {"depht": 2}}, "Did you mean depth"),
         ({"model": {"depth": 20}}, "from 1 to 8"),
         ({"model": "baselin"}, "Did you mean baseline"),

@@ -184,9 +184,16 @@ def test_an_unknown_name_is_told_the_nearest(asked, meant):
         models.build(asked)
 
 
-def test_an_unknown_colour_is_told_the_two():
+@pytest.mark.parametrize("asked", [None, 5, ["resnet18"], b"resnet18", '{"a":' * 100_000])
+def test_what_is_no_name_at_all_is_refused(asked):
+    with pytest.raises(InputError, match="model: expected"):
+        models.build(asked)
+
+
+@pytest.mark.parametrize("color", ["grey", ["gray"], None])
+def test_an_unknown_colour_is_told_the_two(color):
     with pytest.raises(InputError, match="gray or rgb"):
-        models.build("baseline", "grey")
+        models.build("baseline", color)
 
 
 def test_every_design_says_what_it_reproduces():

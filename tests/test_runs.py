@@ -24,10 +24,25 @@ ASKED = {
     "augmentation": ["flip", "crop"],
 }
 HISTORY = [
-    {"epoch": 1, "loss": 2.302585092994046, "validation_accuracy": 0.1},
-    {"epoch": 2, "loss": 1.1e-17, "validation_accuracy": 1 / 3},
+    {"epoch": 1, "loss": 2.302585092994046, "accuracy": 0.1, "validation_accuracy": 0.1},
+    {"epoch": 2, "loss": 1.1e-17, "accuracy": 1 / 7, "validation_accuracy": 1 / 3},
 ]
-METRICS = {"validation_accuracy": 1 / 3, "accelerators": [], "config": {"seed": 0}}
+METRICS = {
+    "model": "mine",
+    "color": "rgb",
+    "seed": 0,
+    "epochs": 2,
+    "best_epoch": 2,
+    "seconds": 0.1,
+    "parameters": 142,
+    "validation_accuracy": 1 / 3,
+    "config": {"validation_fraction": 0.1},
+    "data_kind": "own images",
+    "data_fingerprint": None,
+    "command": "cifarlib train mine",
+    "accelerators": [],
+    "hardware": "a processor",
+}
 ARRAYS = {
     "variable_00000": np.linspace(-1, 1, 12, dtype=np.float32).reshape(3, 4),
     "variable_00001": np.array(7, np.int64),
@@ -300,7 +315,7 @@ def test_the_history_comes_back_exactly_and_lies_beside_as_a_table(run):
     run.save_checkpoint(ARRAYS, HISTORY)
     assert run.load_checkpoint()[1] == HISTORY
     text = (run.path / "history.csv").read_bytes().decode()
-    assert text.splitlines()[0] == "epoch,loss,validation_accuracy" and "\r" not in text
+    assert text.splitlines()[0] == ",".join(HISTORY[0]) and "\r" not in text
     rows = csv.DictReader(text.splitlines())
     assert [{name: float(value) for name, value in row.items()} for row in rows] == HISTORY
 
@@ -453,7 +468,43 @@ def test_a_run_with_damaged_figures_is_not_read(finished, content):
     assert "damaged" in unread(finished)
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00\x80", b'a,b\n1,2,3\n"4'])
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"color": None}, "has no color"),
+        ({"config": None}, "has no config"),
+        ({"accelerators": None}, "has no accelerators"),
+        ({"color": "pink"}, "the color 'pink'"),
+        ({"config": {}}, "no validation_fraction"),
+        ({"config": {"validation_fraction": "x"}}, "no validation_fraction"),
+        ({"config": {"validation_fraction": 1.5}}, "no validation_fraction"),
+    ],
+)
+def test_a_run_whose_figures_lack_something_is_not_read(finished, changes, told):
+    figures = json.loads((finished / "metrics.json").read_text())
+    lacking = {name for name, value in changes.items() if value is None}
+    kept = {name: value for name, value in (figures | changes).items() if name not in lacking}
+    (finished / "metrics.json").write_text(json.dumps(kept))
+    assert told in unread(finished)
+
+
+def test_a_run_whose_network_takes_other_images_than_it_says_is_not_read(finished):
+    figures = json.loads((finished / "metrics.json").read_text())
+    other = {"gray": "rgb", "rgb": "gray"}[figures["color"]]
+    (finished / "metrics.json").write_text(json.dumps({**figures, "color": other}))
+    assert f"a run in {other}" in unread(finished)
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000])
+def test_figures_nested_too_deep_are_damaged(finished, content):
+    (finished / "metrics.json").write_bytes(content)
+    assert "damaged" in unread(finished)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\xff\xfe\x00\x80", b'a,b\n1,2,3\n"4', b"a,b\n1,2", b"epoch,loss,accuracy\n1,x,y"],
+)
 def test_a_run_with_a_damaged_history_is_not_read(finished, content):
     (finished / "history.csv").write_bytes(content)
     assert "damaged" in unread(finished)

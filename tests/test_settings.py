@@ -62,6 +62,15 @@ def test_source_is_given_as_it_is(monkeypatch, checkout, value):
     assert settings.source() == value
 
 
+def test_synthetic_is_a_word_and_no_folder(tmp_path, monkeypatch):
+    (tmp_path / "synthetic").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CIFARLIB_SOURCE", "synthetic")
+    assert settings.source() == "synthetic"
+    monkeypatch.setenv("CIFARLIB_SOURCE", "./synthetic")
+    assert settings.source() == str((tmp_path / "synthetic").resolve())
+
+
 def test_relative_source_is_looked_for_in_the_root_of_the_checkout(monkeypatch, checkout):
     (checkout / "data" / "a.tar").touch()
     monkeypatch.setenv("CIFARLIB_SOURCE", "data/a.tar")

@@ -326,6 +326,12 @@ def test_resuming_another_configuration_names_the_field(field, split, interrupte
         training.train(changed, split, folder=interrupted, resume=True)
 
 
+@once
+def test_resuming_with_fewer_images_than_a_batch_names_what_was_asked_for(split, interrupted):
+    with pytest.raises(InputError, match="with train_size = 10, found null"):
+        training.train(config(train_size=10), split, folder=interrupted, resume=True)
+
+
 def stop_after(num_epochs, split, folder, **changes):
     """Train, and be interrupted after so many epochs."""
     save = runs.RunFolder.save_checkpoint

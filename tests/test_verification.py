@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import struct
 import zipfile
 from pathlib import Path
@@ -205,11 +206,20 @@ def test_one_that_was_handed_in_as_incomplete_is_not_fine(hand_in):
     path = hand_in("a", "x = 1")
     with zipfile.ZipFile(path) as archive:
         manifest = json.loads(archive.read("manifest.json"))
-    for change in ({"complete": False}, {"complete": "yes"}, {"student": {"name": "Ada"}}):
+    nobody = {"student": {"name": None, "id": {"a": 1}}}
+    for change in ({"complete": False}, {"complete": "yes"}, nobody, {"student": {"name": "Ada"}}):
         (verdict,) = read_only(repack(path, manifest_json=json.dumps(manifest | change).encode()))
         assert not verdict.is_fine
     assert "without name or id" in verification.table([verdict])
     assert "handed in as incomplete" in verification.table([verdict._replace(is_complete=False)])
+
+
+def test_files_of_several_folders_are_told_apart(hand_in):
+    hand_in("a", "x = 1")
+    for group in ("first", "second"):
+        shutil.copytree("handed in", group)
+    verdicts = read_only("first", "second")
+    assert [verdict.file for verdict in verdicts] == ["first/a.zip", "second/a.zip"]
 
 
 NAMED = {"format": submission.FORMAT, "student": {}, "members": {}}
