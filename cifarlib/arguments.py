@@ -16,6 +16,13 @@ COMMANDS = {
 }
 
 
+def named_path(text: str) -> str:
+    """Return the path that an argument names; an empty one is none, and no default either."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("expected a path, found nothing")
+    return text
+
+
 class Parser(argparse.ArgumentParser):
     """A parser whose errors take one line, like all others."""
 

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Sequence
 
 from cifarlib import __version__
-from cifarlib.arguments import COMMANDS, Parser
+from cifarlib.arguments import COMMANDS, Parser, named_path
 from cifarlib.errors import CifarlibError, InputError, nearest
 
 BACKENDS = ("tensorflow", "jax", "torch")  # of Keras
@@ -149,7 +149,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument("chapters", nargs="*", metavar="NN", help="chapter numbers (default: all)")
     add_budget(run)
-    run.add_argument("--output", metavar="DIR", help="folder of the report (default: build)")
+    run.add_argument(
+        "--output", type=named_path, metavar="DIR", help="folder of the report (default: build)"
+    )
     run.add_argument(
         "--record",
         action="store_true",
@@ -183,7 +185,10 @@ def _parser() -> argparse.ArgumentParser:
     submit.add_argument("--name", help="your name, where no notebook assigns STUDENT_NAME")
     submit.add_argument("--id", help="your number, where no notebook assigns STUDENT_ID")
     submit.add_argument(
-        "--output", metavar="FILE.zip", help="the zip (default: named after the notebook and id)"
+        "--output",
+        type=named_path,
+        metavar="FILE.zip",
+        help="the zip (default: named after the notebook and id)",
     )
     add_budget(submit)
     submit.add_argument(
@@ -253,7 +258,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     release.add_argument("names", nargs="*", metavar="NAME", help="assignments (default: all)")
     release.add_argument(
-        "--output", metavar="DIR", help="folder to write to (default: build/assignments)"
+        "--output",
+        type=named_path,
+        metavar="DIR",
+        help="folder to write to (default: build/assignments)",
     )
     grade = add(
         assignment,

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cifarlib import models, recipes, settings, training
-from cifarlib.arguments import COMMANDS, Parser
+from cifarlib.arguments import COMMANDS, Parser, named_path
 from cifarlib.errors import InputError, nearest
 
 # A trial of a search is short, or there would be few of them.
@@ -84,7 +84,9 @@ def tune(arguments: Sequence[str]) -> None:
 def train_parser() -> argparse.ArgumentParser:
     """Return the parser of what follows ``cifarlib train``."""
     parser = _parser("train", {})
-    parser.add_argument("--output", metavar="DIR", default=None, help="folder of the run")
+    parser.add_argument(
+        "--output", type=named_path, metavar="DIR", default=None, help="folder of the run"
+    )
     parser.add_argument("--resume", action="store_true", default=False, help="go on with the run")
     return parser
 
@@ -125,6 +127,7 @@ def tune_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--journal",
+        type=named_path,
         metavar="FILE",
         default=None,
         help="file of the study; start the same command twice to search with two processes",
@@ -149,7 +152,9 @@ def tune_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--final-epochs", type=int, metavar="N", default=None, help="epochs of finals and recipe"
     )
-    parser.add_argument("--output", metavar="FILE", default=None, help="what was found, as JSON")
+    parser.add_argument(
+        "--output", type=named_path, metavar="FILE", default=None, help="what was found, as JSON"
+    )
     return parser
 
 

@@ -462,6 +462,17 @@ def test_arguments_that_train_or_tune_does_not_take_are_bad_input(arguments, cap
     assert re.fullmatch(line, capsys.readouterr().err)
 
 
+@pytest.mark.parametrize(
+    "command",
+    ["run", "submit x.ipynb", "assignment release", "train baseline", "tune baseline"],
+)
+def test_an_empty_output_is_no_path(command, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main([*command.split(), "--output", ""])
+    assert caught.value.code == 2
+    assert "expected a path, found nothing" in capsys.readouterr().err
+
+
 def test_train_has_a_flag_for_every_field_of_the_configuration(capsys):
     from cifarlib import training
 
