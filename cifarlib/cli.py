@@ -380,7 +380,7 @@ def _import_keras(options: argparse.Namespace) -> None:
 
     TensorFlow writes it below Python, whatever its own settings say.
     """
-    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
+    backend = os.environ.get("KERAS_BACKEND") or "tensorflow"
     if backend not in BACKENDS:
         advice = f"Set it to one of them, or unset it. {nearest(backend, BACKENDS)}"
         raise InputError("KERAS_BACKEND", ", ".join(BACKENDS), repr(backend), advice)

@@ -348,7 +348,7 @@ def test_results_are_printed_with_the_command_that_repeats_them_and_stale_ones_m
 
 
 def test_a_backend_that_keras_does_not_have_is_bad_input(monkeypatch, capsys):
-    monkeypatch.setenv("KERAS_BACKEND", "torsch")
+    monkeypatch.setenv("KERAS_BACKEND", "torsch")  # Keras itself has been imported before
     for command in ("models", "results"):
         assert cli.main([command]) == 2
         assert "KERAS_BACKEND: expected tensorflow, jax, torch, found 'torsch'" in (
