@@ -382,7 +382,7 @@ def _import_keras(options: argparse.Namespace) -> None:
     """
     backend = os.environ.get("KERAS_BACKEND") or "tensorflow"
     if backend not in BACKENDS:
-        advice = f"Set it to one of them, or unset it. {nearest(backend, BACKENDS)}"
+        advice = f"{nearest(backend, BACKENDS)} Unset, it is tensorflow."
         raise InputError("KERAS_BACKEND", ", ".join(BACKENDS), repr(backend), advice)
     from cifarlib import devices
 
