@@ -23,6 +23,9 @@ def config(**changes) -> training.Config:
         "validation_fraction": 0.25,
         "learning_rate": 0.02,
         "precision": "float32",
+        # What makes little work for compilers, since nothing here is about how a network learns.
+        "augmentation": (),
+        "optimizer": "sgd",
     }
     return training.Config(**{**fields, **changes})
 
