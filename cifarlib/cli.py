@@ -461,6 +461,8 @@ def _assignment_grade(options: argparse.Namespace) -> None:
             print(json.dumps([one.as_json() for one in graded], indent=2))
         elif graded:
             print(assignments.table(graded))
+    if all(one.assignment is None for one in graded):
+        raise CifarlibError(f"none of {len(graded)} files could be graded.")
 
 
 def _results(options: argparse.Namespace) -> None:

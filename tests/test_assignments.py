@@ -695,6 +695,14 @@ def test_broken_submissions_do_not_keep_others_from_being_graded(tmp_path, capsy
     assert not list(tmp_path.rglob("outside.ipynb"))
 
 
+def test_if_no_file_could_be_graded_the_command_has_failed(tmp_path, capsys):
+    (tmp_path / "a.ipynb").write_text("{")
+    (tmp_path / "b.zip").write_bytes(b"")
+    assert cli.main(["assignment", "grade", str(tmp_path)]) == 1
+    output, errors = capsys.readouterr()
+    assert "a.ipynb" in output and errors.endswith("none of 2 files could be graded.\n")
+
+
 def test_what_cannot_be_graded_at_all_is_bad_input(tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     for path, told_found in (("nowhere", "nothing there"), ("empty", "found none")):
