@@ -234,17 +234,16 @@ def read(path: str | Path) -> Run:
     if not (path / "metrics.json").exists():
         advice = "Finish it: the same cifarlib train command with --resume."
         raise InputError(path, "a finished run", "an unfinished one", advice)
+    advice = "Delete the folder and train it again."
     try:
         metrics = json.loads((path / "metrics.json").read_text(encoding="utf-8"))
         history = pd.read_csv(path / "history.csv")
         _check_outcome(metrics, history)
     except (OSError, ValueError, RecursionError) as error:
-        advice = "Delete the folder and train it again."
         raise InputError(path, "a whole run", f"a damaged one ({error})", advice) from error
     model = load_model(path / "model.keras")
     if model.input_shape[-1] != models.CHANNELS[metrics["color"]]:
         found = f"one of a network for {model.input_shape[-1]} channels"
-        advice = "Delete the folder and train it again."
         raise InputError(path, f"a run in {metrics['color']}", found, advice)
     return Run(model, history, metrics, path)
 
