@@ -62,6 +62,11 @@ class Entry(NamedTuple):
         return f"network-{self.model.replace('_', '-')}-{self.color}-{self.recipe}"
 
     @property
+    def title(self) -> str:
+        """Return how tables name it, beside its colour."""
+        return f"{self.model}, {self.recipe}"
+
+    @property
     def command(self) -> str:
         """Return the command that measures it again."""
         seeds = "" if self.seeds == SEEDS else f" --seeds {' '.join(map(str, self.seeds))}"
@@ -164,7 +169,7 @@ def overview() -> pd.DataFrame:
     rows = {}
     for result in records():
         entry, details = entry_of(result), result.details
-        rows[f"{entry.model}, {entry.recipe}", entry.color] = {
+        rows[entry.title, entry.color] = {
             **_row_of(result, entry.model),
             "epochs": details["config"]["epochs"],
             **_size_of(entry),
@@ -231,9 +236,8 @@ def table() -> str:
         accuracy = results.in_percent(row["accuracy"], row["sd"], row["n"])
         lines.append(_line(model + mark, color, accuracy, row))
     for entry in ENTRIES:
-        name = f"{entry.model}, {entry.recipe}"
-        if (name, entry.color) not in rows.index:
-            lines.append(_line(name, entry.color, "not run", _size_of(entry)))
+        if (entry.title, entry.color) not in rows.index:
+            lines.append(_line(entry.title, entry.color, "not run", _size_of(entry)))
     return "\n".join(lines)
 
 
