@@ -14,7 +14,10 @@ def divided(dividend, divisor):
 
 
 def waited_for(path):
+    deadline = time.monotonic() + 60  # so that a test fails instead of waiting for ever
     while not Path(path).exists():
+        if time.monotonic() > deadline:
+            raise TimeoutError(path)
         time.sleep(0.01)
 
 
@@ -39,14 +42,16 @@ def test_what_fails_is_told_and_the_others_are_called(num_jobs):
     assert len(processes) == num_jobs
 
 
-def called(name, path):
-    return globals()[name](path)
+def called(name, argument):
+    return globals()[name](argument)
 
 
 def test_what_ends_first_is_told_first(tmp_path):
-    path = str(tmp_path / "written")
-    calls = [("waited_for", path), ("written", path)]  # the first cannot end before the second
-    assert [place for place, *_ in at_once.each(called, calls, 2)] == [1, 0]
+    path = tmp_path / "written"
+    told = at_once.each(called, [("waited_for", str(path)), ("ended", 0)], 2)
+    assert next(told) == (1, "well", None)
+    path.touch()  # not before the second was told, or both processes might end at once
+    assert list(told) == [(0, None, None)]
 
 
 def test_a_process_that_is_killed_is_an_error_and_the_others_go_on():
