@@ -14,9 +14,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from matplotlib import ticker
+from matplotlib import patheffects, ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from matplotlib.transforms import Bbox
 
@@ -416,7 +417,8 @@ def plot_tradeoff(table: pd.DataFrame, cost: str, gain: str, title: str = "") ->
         ax.set(xlabel=cost, ylabel=gain)
         ax.text(0.5, 0.5, "nothing is known of these", ha="center", transform=ax.transAxes)
         return figure
-    ax.step(front[cost], front[gain], where="post", color="gray", linewidth=1, zorder=1)
+    line = {"where": "post", "color": "gray", "linewidth": 1, "zorder": 1}
+    (drawn,) = ax.step(front[cost], front[gain], **line)
     for is_on, marker in ((True, "o"), (False, "x")):
         part = shown[is_front == is_on]
         told = "on the front" if is_on else "surpassed by one as cheap"
@@ -428,7 +430,7 @@ def plot_tradeoff(table: pd.DataFrame, cost: str, gain: str, title: str = "") ->
     ax.set(xlabel=cost, ylabel=gain)
     ax.margins(x=0.15, y=0.1)
     ax.legend(loc="lower right")
-    _name_points(ax, shown)
+    _name_points(ax, shown, drawn)
     return figure
 
 
@@ -436,50 +438,71 @@ def plot_tradeoff(table: pd.DataFrame, cost: str, gain: str, title: str = "") ->
 # nearest first.
 _BESIDE = tuple(
     ((x * far, y * far), "left" if x > 0 else "right", "bottom" if y > 0 else "top")
-    for far in (1, 3, 5, 7, 9)
+    for far in (1, 2, 3, 4, 5, 6, 7, 8, 9)
     for x, y in ((5, 4), (5, -4), (-5, 4), (-5, -4), (2, 6), (2, -6), (-2, 6), (-2, -6))
 )
 _TOO_FAR = 10  # points of type: from there on a line leads to the name
 
 
-def _name_points(ax: Axes, points: pd.DataFrame) -> None:
-    """Write each point's name beside it, where it covers nothing else if there is such a place.
+def _name_points(ax: Axes, points: pd.DataFrame, front: Line2D) -> None:
+    """Write each point's name beside it, clear of everything else if there is such a place.
 
     Args:
         ax: with everything else drawn.
         points: a named row each, two columns: x and y.
+        front: a line that names should not lie on, either.
     """
     ax.figure.draw_without_rendering()  # the layout decides where things are
     inside = ax.get_window_extent()
+    places = ax.transData.transform(points)
+    corners = front.get_transform().transform(front.get_path().vertices)
     taken = [ax.get_legend().get_window_extent()]
-    taken += [Bbox.from_bounds(*(place - 4), 8, 8) for place in ax.transData.transform(points)]
+    taken += [Bbox.from_bounds(*(place - 4), 8, 8) for place in places]
+    taken += [Bbox(sorted(ends)).padded(1) for ends in itertools.pairwise(corners.tolist())]
 
-    def covered(extent: Bbox) -> int:
+    def leader(place: np.ndarray, offset: tuple[int, int]) -> np.ndarray:
+        """Return where the line to a name runs, (n, 2), none to one that is near enough."""
+        share = np.linspace(0.2, 1, 9 if math.hypot(*offset) > _TOO_FAR else 0)
+        return place + share[:, None] * np.array(offset) * ax.figure.dpi / 72
+
+    def is_anothers(extent: Bbox, place: np.ndarray, offset: tuple[int, int]) -> bool:
+        """Tell whether a reader would take the name for another point's."""
+        others = places[(places != place).any(axis=1)]
+        if len(line := leader(place, offset)):
+            return bool((np.abs(line[:, None] - others).max(axis=-1) < 5).any())
+        return _distances(extent, others).min(initial=np.inf) <= _distances(extent, place[None])[0]
+
+    def badness(extent: Bbox, place: np.ndarray, offset: tuple[int, int]) -> int:
         is_inside = inside.x0 <= extent.x0 and extent.x1 <= inside.x1 and extent.y1 <= inside.y1
-        return extent.count_overlaps(taken) + 10 * (not is_inside)
+        num_covered = extent.padded(2).count_overlaps(taken)
+        return num_covered + is_anothers(extent, place, offset) + 10 * (not is_inside)
 
-    for name, place in points.iterrows():
-        text = ax.annotate(name, place, (0, 0), textcoords="offset points", fontsize=8)
+    for (name, point), place in zip(points.iterrows(), places, strict=True):
+        text = ax.annotate(name, point, (0, 0), textcoords="offset points", fontsize=8)
+        text.set_path_effects([patheffects.withStroke(linewidth=2, foreground="white")])
         found = {}
-        for offset, side, level in _BESIDE:
+        for beside in _BESIDE:
+            offset, side, level = beside
             text.set(position=offset, ha=side, va=level)
-            found[offset, side, level] = covered(text.get_window_extent())
-            if not found[offset, side, level]:
+            extent = text.get_window_extent()
+            found[beside] = badness(extent, place, offset), extent
+            if not found[beside][0]:
                 break
-        text.remove()
-        offset, side, level = min(found, key=found.get)  # crowded: where it covers least
-        line = {"arrowstyle": "-", "color": "gray", "linewidth": 0.6, "shrinkA": 0, "shrinkB": 3}
-        text = ax.annotate(
-            name,
-            place,
-            offset,
-            textcoords="offset points",
-            ha=side,
-            va=level,
-            fontsize=8,
-            arrowprops=line if math.hypot(*offset) > _TOO_FAR else None,
-        )
-        taken.append(text.get_window_extent())
+        # Crowded: where it covers least.
+        (offset, side, level), (_, extent) = min(found.items(), key=lambda item: item[1][0])
+        text.set(position=offset, ha=side, va=level)
+        taken.append(extent)
+        if len(way := leader(place, offset)):
+            ends = {"xytext": offset, "textcoords": "offset points", "ha": side, "va": level}
+            line = {"arrowstyle": "-", "color": "gray", "linewidth": 0.6}
+            arrow = {**line, "shrinkA": 0, "shrinkB": 3}
+            ax.annotate("", point, arrowprops=arrow, zorder=1, **ends)
+            taken += [Bbox.from_bounds(*each, 1, 1) for each in way]
+
+
+def _distances(extent: Bbox, places: np.ndarray) -> np.ndarray:
+    """Return how far places (n, 2) are from a box, 0 inside."""
+    return np.hypot(*(places - places.clip(extent.min, extent.max)).T)
 
 
 def plot_search(trials: pd.DataFrame) -> Figure:
@@ -521,6 +544,9 @@ def plot_importance(shares: pd.Series) -> Figure:
     return figure
 
 
+_EDGED = [patheffects.withStroke(linewidth=5, foreground="black")]
+
+
 def plot_parallel(trials: pd.DataFrame, parameters: Sequence[str]) -> Figure:
     """Draw each finished trial as a line through its parameters' values, the best one thick.
 
@@ -538,8 +564,8 @@ def plot_parallel(trials: pd.DataFrame, parameters: Sequence[str]) -> Figure:
     colors = plt.get_cmap(AMOUNTS)(norm(percent))
     for row in range(len(finished)):
         is_best = row == len(finished) - 1
-        style = {"color": PALETTE[3], "linewidth": 3} if is_best else {"color": colors[row]}
-        ax.plot(places[row], **{"linewidth": 1.2, "alpha": 0.85, **style})
+        style = {"linewidth": 3, "zorder": 1, "path_effects": _EDGED} if is_best else {}
+        ax.plot(places[row], **{"linewidth": 1.2, "alpha": 0.85, "color": colors[row], **style})
     names = [name.replace("_", "\n") for name in parameters]
     ax.set_xticks(range(len(parameters)), names, fontsize=9)
     ax.set_yticks([])
@@ -565,7 +591,7 @@ def _draw_axis(ax: Axes, column: int, values: pd.Series) -> np.ndarray:
         places = np.array([choices.index(value) / spread for value in values])
     ax.plot([column, column], [0, 1], color="gray", linewidth=0.8, zorder=0)
     for name, place in ticks.items():
-        box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 1}
+        box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.9, "pad": 1}
         ax.text(column + 0.04, place, name, fontsize=8, va="center", bbox=box, zorder=10)
     return places
 

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
+from matplotlib.transforms import Bbox
 
 from cifarlib import data, plotting
 
@@ -266,11 +267,41 @@ def test_names_of_points_that_lie_together_do_not_cover_each_other():
     figure = plotting.plot_tradeoff(pd.DataFrame(places, index=names), "cost", "gain")
     figure.canvas.draw()
     (ax,) = figure.axes
-    extents = [text.get_window_extent() for text in ax.texts]
-    assert [text.get_text() for text in ax.texts] == names
+    named = [text for text in ax.texts if text.get_text()]  # the others are lines to points
+    extents = [text.get_window_extent() for text in named]
+    assert [text.get_text() for text in named] == names
     for first, second in itertools.combinations(extents, 2):
         assert not first.overlaps(second)
     assert max(extent.x1 for extent in extents) <= ax.get_window_extent().x1
+
+
+def test_names_of_points_do_not_lie_on_the_front():
+    points = {"cost": [1.0, 10.0, 100.0, 30.0], "gain": [50.0, 80.0, 90.0, 79.0]}
+    names = ["first", "the second", "the third", "a little below the line"]
+    table = pd.DataFrame(points, index=names)
+    figure = plotting.plot_tradeoff(table, "cost", "gain")
+    figure.canvas.draw()
+    (ax,) = figure.axes
+    for here, there in itertools.pairwise(table.to_numpy()[:3]):
+        corner = (there[0], here[1])
+        for ends in ((here, corner), (corner, there)):
+            part = Bbox(ax.transData.transform(ends))
+            assert not any(part.overlaps(text.get_window_extent()) for text in ax.texts)
+
+
+def test_a_name_stands_beside_its_own_point_or_at_the_end_of_a_line_to_it():
+    places = {"cost": [3.0, 18.0, 20.7, 20.9, 2000.0], "gain": [48.0, 78.2, 78.6, 79.3, 92.2]}
+    names = ["first", "baseline", "small_cnn_two_blocks", "baseline_regularized", "last"]
+    points = pd.DataFrame(places, index=names)
+    figure = plotting.plot_tradeoff(points, "cost", "gain")
+    figure.canvas.draw()
+    (ax,) = figure.axes
+    led = [text.xy for text in ax.texts if text.arrow_patch]
+    for text in [text for text in ax.texts if text.get_text()]:
+        extent = text.get_window_extent()
+        places = ax.transData.transform([text.xy, *points.to_numpy()])
+        own, *others = np.hypot(*(places - places.clip(extent.min, extent.max)).T)
+        assert text.xy in led or own == min(others)
 
 
 def test_a_search_shows_how_each_trial_ended_and_the_best_so_far():
