@@ -182,10 +182,8 @@ def grade(
         if not seconds > 0:
             raise InputError(f"--{name}-seconds", "more than 0", f"{seconds:g}", "Leave it out.")
     keys = [_Key(source) for source in find()]
-    submitted = [entry for path in paths for entry in _submitted_files(Path(path))]
+    submitted = containers.named_files(paths, (".ipynb", ".zip"), "a notebook or a zip")
     data.describe()  # decoded once, and not in the time of the first submission
-    if len(paths) > 1:  # the same name may stand in several folders
-        submitted = [(str(file), file) for _, file in submitted]
     with progress.bar(len(submitted), "grading", "file") as bar:
         for name, file in submitted:
             try:
@@ -419,21 +417,6 @@ def _released(source: nbformat.NotebookNode) -> nbformat.NotebookNode:
     ):
         notebook, _ = step(config=config).preprocess(notebook, {})
     return notebook
-
-
-def _submitted_files(path: Path) -> list[tuple[str, Path]]:
-    """Return the files that may be submissions, with the names by which they are told."""
-    files_there = containers.files_in(path) if path.is_dir() else [(path.name, None)]
-    found = [
-        (name, path / name if path.is_dir() else path)
-        for name, _ in files_there
-        if name.lower().endswith((".ipynb", ".zip")) and not containers.is_hidden(name)
-    ]
-    if not path.exists() or not found:
-        told = "none" if path.exists() else "nothing there"
-        advice = "Name a notebook, a zip file, or a folder that has some."
-        raise InputError(path, "submissions, .ipynb or .zip", told, advice)
-    return found
 
 
 def _contents(file: Path) -> Iterator[tuple[str, bytes]]:

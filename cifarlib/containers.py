@@ -15,7 +15,7 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
 
@@ -128,6 +128,38 @@ def files_in(folder: Path) -> list[tuple[str, os.stat_result]]:
                 if stat.S_ISREG(info.st_mode):  # a pipe would be waited for
                     found.append((path.relative_to(folder).as_posix(), info))
     return sorted(found)
+
+
+def named_files(
+    paths: Sequence[str | Path], endings: tuple[str, ...], told: str
+) -> list[tuple[str, Path]]:
+    """Return the files that were named, and those of the folders that were.
+
+    Args:
+        paths: files, whatever they end in, and folders.
+        endings: those of the files that count in a folder, at whatever depth, in small letters;
+            hidden ones do not.
+        told: what is looked for, such as ``"a zip"``.
+
+    Returns:
+        Each with what to call it: its name, in a folder its place there; its whole path if
+        several paths were named, since the same name may stand in several folders.
+
+    Raises:
+        InputError: for a path where nothing is, and for a folder without such files.
+    """
+    found = []
+    for path in map(Path, paths):
+        files = [(path.name, path)] if path.exists() else []
+        if path.is_dir():
+            names = [name for name, _ in files_in(path) if name.lower().endswith(endings)]
+            files = [(name, path / name) for name in names if not is_hidden(name)]
+        if not files:
+            expected = f"{told}, or a folder that holds some"
+            there = "none" if path.exists() else "nothing there"
+            raise InputError(path, expected, there, f"Name {expected}.")
+        found += files
+    return found if len(paths) == 1 else [(str(path), path) for _, path in found]
 
 
 def _zip_members(

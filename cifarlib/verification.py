@@ -11,7 +11,7 @@ import json
 import os
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -122,9 +122,7 @@ def verify(
         if not 0 < value <= LARGEST_LIMIT:
             expected = f"a number above 0, at most {LARGEST_LIMIT:,}"
             raise InputError(option, expected, str(value), "Leave it out.")
-    archives = list(_archives([Path(path) for path in paths]))
-    if len(paths) > 1:  # the same name may stand in several folders
-        archives = [(str(path), path) for _, path in archives]
+    archives = containers.named_files(paths, (".zip",), "a zip")
     description = data.describe() if is_executed else None
     stopped = threading.Event()
 
@@ -175,22 +173,6 @@ def table(verdicts: Sequence[Verdict]) -> str:
     lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
     num_fine = sum(verdict.is_fine for verdict in verdicts)
     return "\n".join([*lines, f"{num_fine} of {len(verdicts)} without anything to look into"])
-
-
-def _archives(paths: Sequence[Path]) -> Iterator[tuple[str, Path]]:
-    for path in paths:
-        if path.is_dir():
-            found = [name for name, _ in containers.files_in(path)]
-            found = [n for n in found if n.lower().endswith(".zip") and not containers.is_hidden(n)]
-            if not found:
-                advice = "Name a zip, or a folder that holds some."
-                raise InputError(path, "a folder with zips", "none", advice)
-            yield from ((name, path / name) for name in found)
-        elif path.exists():
-            yield path.name, path
-        else:
-            advice = "Name a zip, or a folder that holds some."
-            raise InputError(path, "a zip or a folder", "nothing there", advice)
 
 
 def _judge(

@@ -622,7 +622,7 @@ def test_what_is_missing_is_told_with_status_1(submitted, capsys, options, told)
         (["--verify", "a.zip", "--quick"], "--quick: expected no --verify beside it"),
         (["--verify", "a.zip", "--incomplete"], "--incomplete: expected no --verify beside it"),
         (["--verify", "a.zip", "--memory", "0"], "--memory: expected a number above 0"),
-        (["--verify", "nowhere"], "a zip or a folder, found nothing there"),
+        (["--verify", "nowhere"], "a zip, or a folder that holds some, found nothing there"),
     ],
     ids=" ".join,
 )
