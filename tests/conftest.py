@@ -13,8 +13,10 @@ import subprocess
 import sys
 import tarfile
 import threading
+import time
 import urllib.parse
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -235,6 +237,21 @@ def run_python(tmp_path):
             process.kill()
         with contextlib.suppress(ValueError):  # a test has closed a stream itself
             process.communicate()
+
+
+@pytest.fixture
+def wait_until():
+    """Return a function that waits until something is so; the processes that it takes must live."""
+
+    def wait(is_so: Callable[[], bool], *processes: subprocess.Popen) -> None:
+        deadline = time.monotonic() + 120
+        while not is_so():
+            assert time.monotonic() < deadline
+            for process in processes:
+                assert process.poll() is None, process.communicate()
+            time.sleep(0.02)
+
+    return wait
 
 
 class Server:

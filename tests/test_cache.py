@@ -379,7 +379,9 @@ def test_two_programs_at_once_build_once(folder, tmp_path, run_python):
     assert log.read_text() == "built\n"
 
 
-def test_build_that_was_killed_is_never_served(folder, tmp_path, run_python, builder, tiny):
+def test_build_that_was_killed_is_never_served(
+    folder, tmp_path, run_python, wait_until, builder, tiny
+):
     script = PREAMBLE + textwrap.dedent("""
         ready, = arguments
         save, calls = np.save, []
@@ -394,9 +396,7 @@ def test_build_that_was_killed_is_never_served(folder, tmp_path, run_python, bui
             folder, lambda about: True, lambda: cache.store(folder, split, split, {}))
     """)
     process = run_python(script, folder, tmp_path / "ready")
-    while not (tmp_path / "ready").exists():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.01)
+    wait_until((tmp_path / "ready").exists, process)
     assert [path.name for path in folder.parent.glob("*/train_images.npy")], "nothing was written"
     process.send_signal(signal.SIGKILL)
     process.wait()

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import psutil
@@ -144,7 +143,9 @@ def test_a_user_who_does_not_want_to_wait_need_not(run):
 
 
 @posix_only
-def test_a_program_ends_when_the_one_that_started_it_is_killed(root, tmp_path, run_python):
+def test_a_program_ends_when_the_one_that_started_it_is_killed(
+    root, tmp_path, run_python, wait_until
+):
     code = f"""
 import threading
 from pathlib import Path
@@ -158,16 +159,11 @@ confinement.run(confined, root=root, environment=environment, seconds=1000,
                 num_bytes=2**30, stopped=threading.Event())
 """
     process = run_python(code)
-    deadline = time.monotonic() + 60
-    while not (root / "pid").exists():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until((root / "pid").exists, process)
     process.send_signal(signal.SIGKILL)
     process.wait()
     pid = int((root / "pid").read_text())
-    while is_alive(pid):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(lambda: not is_alive(pid))
 
 
 # Where it writes

@@ -420,7 +420,7 @@ fetch([Mirror(url)], Path(path), sha256)
 """
 
 
-def test_two_programs_download_once(server, path, run_python):
+def test_two_programs_download_once(server, path, run_python, wait_until):
     both_started = threading.Barrier(2)
 
     def answer(handler):
@@ -429,9 +429,7 @@ def test_two_programs_download_once(server, path, run_python):
 
     url = server.offer("a", answer)
     processes = [run_python(SCRIPT, url, path, SHA256)]
-    while not server.requests:
-        assert processes[0].poll() is None, processes[0].communicate()
-        time.sleep(0.01)
+    wait_until(lambda: server.requests, processes[0])
     # The first holds the lock; the second is on its way to it when the answer comes.
     processes.append(run_python(f"print(flush=True)\n{SCRIPT}", url, path, SHA256))
     processes[1].stdout.readline()
@@ -442,7 +440,7 @@ def test_two_programs_download_once(server, path, run_python):
     assert path.read_bytes() == CONTENT
 
 
-def test_download_that_was_killed_is_resumed(server, path, run_python):
+def test_download_that_was_killed_is_resumed(server, path, run_python, wait_until):
     def answer(handler):
         truncated(handler)
         server.closing.wait(60)
@@ -450,9 +448,7 @@ def test_download_that_was_killed_is_resumed(server, path, run_python):
     url = server.offer("a", answer, server.ranged(CONTENT))
     process = run_python(SCRIPT, url, path, SHA256)
     part = path.with_name(f"{path.name}.part")
-    while not (part.exists() and part.stat().st_size):
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.01)
+    wait_until(lambda: part.exists() and part.stat().st_size, process)
     process.send_signal(signal.SIGKILL)
     process.wait()
     arrived = part.stat().st_size

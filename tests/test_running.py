@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import sys
-import time
 from pathlib import Path
 
 import nbformat
@@ -194,22 +193,17 @@ def start_run(checkout, run_python):
     return start
 
 
-def wait_for(path: Path, process) -> None:
-    deadline = time.monotonic() + 60
-    while not path.exists():
-        assert process.poll() is None and time.monotonic() < deadline, process.stderr.read()
-        time.sleep(0.05)
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="sends Unix signals")
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
-def test_an_interrupted_run_keeps_the_chapters_it_had_finished(checkout, start_run, sent):
+def test_an_interrupted_run_keeps_the_chapters_it_had_finished(
+    checkout, start_run, wait_until, sent
+):
     root = checkout(
         _01_a=["open('../log', 'a').write('1')"],
         _02_b=["open('../started', 'w').close()", "import time; time.sleep(120)"],
     )
     process = start_run(root)
-    wait_for(root / "started", process)
+    wait_until((root / "started").exists, process)
     process.send_signal(sent)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == (130 if sent == signal.SIGINT else -signal.SIGKILL), errors
@@ -221,10 +215,10 @@ def test_an_interrupted_run_keeps_the_chapters_it_had_finished(checkout, start_r
     assert (root / "log").read_text() == "1"
 
 
-def test_two_runs_in_one_folder_do_not_mix(checkout, start_run):
+def test_two_runs_in_one_folder_do_not_mix(checkout, start_run, wait_until):
     root = checkout(_01_a=["open('../started', 'w').close()", "import time; time.sleep(120)"])
     process = start_run(root)
-    wait_for(root / "started", process)
+    wait_until((root / "started").exists, process)
     with pytest.raises(InputError, match="another run in it"):
         running.run()
     process.kill()

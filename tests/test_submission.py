@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import signal
-import time
 import zipfile
 from pathlib import Path
 
@@ -287,7 +286,7 @@ def test_what_a_teacher_could_not_open_is_not_packed(write_notebook, executed, m
 @pytest.mark.skipif(os.name == "nt", reason="sends Unix signals")
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
 def test_a_run_that_is_stopped_leaves_nothing(
-    tmp_path, write_notebook, run_python, monkeypatch, sent
+    tmp_path, write_notebook, run_python, wait_until, monkeypatch, sent
 ):
     (tmp_path / "temporary").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))  # who is killed cannot clear up
@@ -298,10 +297,7 @@ def test_a_run_that_is_stopped_leaves_nothing(
     process = run_python(
         "import sys; from cifarlib.cli import main; sys.exit(main(sys.argv[1:]))", "submit", path
     )
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "started").exists():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until((tmp_path / "started").exists, process)
     process.send_signal(sent)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == (130 if sent == signal.SIGINT else -signal.SIGKILL), errors

@@ -5,7 +5,6 @@ import dataclasses
 import json
 import sys
 import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -226,21 +225,12 @@ def in_a_process(run_python, *arguments):
     return run_python(f"{code}import tuning_problem\ntuning_problem.work(*{arguments!r})")
 
 
-def wait_for(path, *processes, seconds=120):
-    until = time.monotonic() + seconds
-    while not path.exists():
-        assert time.monotonic() < until, f"no {path.name}"
-        for process in processes:
-            assert process.poll() is None, process.communicate()[1]
-        time.sleep(0.02)
-
-
 @posix
 def test_a_study_whose_process_was_killed_ends_as_if_it_had_not_been(
-    run_python, whole, journal, tmp_path
+    run_python, wait_until, whole, journal, tmp_path
 ):
     worker = in_a_process(run_python, str(journal), 14, {4: "held"})
-    wait_for(tmp_path / "held", worker)
+    wait_until((tmp_path / "held").exists, worker)
     worker.kill()
     worker.wait()
     tuned = search(journal, 14)
@@ -251,12 +241,12 @@ def test_a_study_whose_process_was_killed_ends_as_if_it_had_not_been(
 
 @posix
 def test_of_two_processes_at_once_one_is_killed_and_the_other_finishes(
-    run_python, journal, tmp_path
+    run_python, wait_until, journal, tmp_path
 ):
     killed = in_a_process(run_python, str(journal), 8, {2: "first"})
-    wait_for(tmp_path / "first", killed)
+    wait_until((tmp_path / "first").exists, killed)
     other = in_a_process(run_python, str(journal), 8, {3: "second"}, "go")
-    wait_for(tmp_path / "second", killed, other)
+    wait_until((tmp_path / "second").exists, killed, other)
     killed.kill()
     killed.wait()
     (tmp_path / "go").touch()
