@@ -6,6 +6,7 @@ test set, once a finished run. Not for choosing: no entry is there, or left out,
 reached.
 """
 
+import functools
 import math
 import statistics
 import time
@@ -87,10 +88,18 @@ class Entry(NamedTuple):
 
 def cost(config: training.Config) -> float:
     """Return the multiply-adds of training once on CIFAR-10, to compare trainings with."""
-    network = models.build(config.model, config.color)
     sizes = Counter(config.image_size(epoch + 1) for epoch in range(config.epochs))
-    of_sizes = sum(n * models.multiply_adds(network, size) for size, n in sizes.items())
+    of_sizes = sum(n * _counts(config.design, config.color, size)[1] for size, n in sizes.items())
     return 3.0 * of_sizes * (1 - config.validation_fraction) * 50_000
+
+
+@functools.cache  # a table asks for each network several times
+def _counts(
+    design: models.Design | Callable[..., Any], color: str, size: int = models.IMAGE_SIZE
+) -> tuple[int, int]:
+    """Return a network's parameters, and its multiply-adds for an image of that size."""
+    network = models.build(design, color)
+    return network.count_params(), models.multiply_adds(network, size)
 
 
 _WITH_OWN_RECIPE = ("layered_cnn", "tuned_cnn", "fast", "fast_deep")
@@ -210,10 +219,10 @@ def _row_of(result: results.Result, model: str) -> dict[str, Any]:
 def _size_of(entry: Entry) -> dict[str, float]:
     if entry.model not in models.DESIGNS:
         return {}
-    network = models.build(entry.model, entry.color)
+    parameters, multiply_adds = _counts(models.find(entry.model), entry.color)
     return {
-        "parameters": network.count_params(),
-        "multiply_adds": models.multiply_adds(network),
+        "parameters": parameters,
+        "multiply_adds": multiply_adds,
         "training": entry.cost(),
     }
 

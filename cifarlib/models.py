@@ -47,7 +47,7 @@ DESIGNS: dict[str, Design] = {}
 
 
 def build(
-    model: str | Callable[[keras.KerasTensor], keras.KerasTensor],
+    model: str | Design | Callable[[keras.KerasTensor], keras.KerasTensor],
     color: str = "rgb",
     scaling: keras.Layer | None = None,
 ) -> keras.Model:
@@ -56,9 +56,9 @@ def build(
     For repeatable weights, call ``keras.utils.set_random_seed`` first, as training does.
 
     Args:
-        model: what `find` takes, or a design of your own: a function from the image tensor to
-            the features of the last layer but one, such as a `layered.LayeredCNN`. Scores get a
-            bias, unless it has an attribute ``has_bias`` that is false.
+        model: what `find` takes or returns, or a design of your own: a function from the image
+            tensor to the features of the last layer but one, such as a `layered.LayeredCNN`.
+            Scores get a bias, unless it has an attribute ``has_bias`` that is false.
         color: ``"gray"`` or ``"rgb"``.
         scaling: a layer put before the first, for a network that takes pixels as they are.
 
@@ -73,7 +73,7 @@ def build(
     if callable(model):
         name, features, has_bias = model.__name__, model, getattr(model, "has_bias", True)
     else:
-        name, _, features, has_bias = find(model)
+        name, _, features, has_bias = model if isinstance(model, Design) else find(model)
     if not isinstance(color, str) or color not in CHANNELS:
         raise InputError("color", " or ".join(CHANNELS), repr(color), nearest(color, CHANNELS))
     inputs = keras.Input((IMAGE_SIZE, IMAGE_SIZE, CHANNELS[color]), name="images")

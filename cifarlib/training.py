@@ -155,6 +155,11 @@ class Config:
         return self.image_sizes[-1 - num_left * len(self.image_sizes) // self.epochs]
 
     @property
+    def design(self) -> models.Design | Callable[[keras.KerasTensor], keras.KerasTensor]:
+        """Return what its model stands for, and `models.build` takes."""
+        return self.model if callable(self.model) else models.find(self.model)
+
+    @property
     def model_name(self) -> str:
         """Return the name of the model, that of its function for a design of your own."""
         return self.model.__name__ if callable(self.model) else models.find(self.model).name
@@ -727,15 +732,20 @@ def code_digest(config: Config) -> str:
     """
     asked = config.as_json()
     del asked["seed"]
-    network = models.build(config.model, config.color)
-    return _digest(
-        json.dumps(asked, sort_keys=True).encode(), _described(network), _source_of_learning()
-    )
+    described = _described_design(config.design, config.color)
+    return _digest(json.dumps(asked, sort_keys=True).encode(), described, _source_of_learning())
 
 
 def design_digest(network: keras.Model) -> str:
     """Return what tells networks apart, whatever their weights."""
     return _digest(_described(network))
+
+
+@functools.cache  # it is asked again and again whether records are of today's designs
+def _described_design(
+    design: models.Design | Callable[[keras.KerasTensor], keras.KerasTensor], color: str
+) -> bytes:
+    return _described(models.build(design, color))
 
 
 def _described(network: keras.Model) -> bytes:
