@@ -58,16 +58,17 @@ ON_JAX := KERAS_BACKEND=jax XLA_FLAGS=--xla_backend_optimization_level=0 $(BIN)/
 test-backends: environment
 	$(LOCK) $(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
 	$(LOCK) $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[backends]'
-	@mkdir -p build
 	@$(AT_ONCE) test-jax-networks test-jax-training test-torch
 
-test-jax-networks:
+test-jax-networks: environment
 	$(ON_JAX) $(NETWORK_TESTS)
 
-test-jax-training:
+test-jax-training: environment
+	@mkdir -p build
 	$(ON_JAX) $(TRAINING_TESTS) $(LATER)
 
-test-torch:
+test-torch: environment
+	@mkdir -p build
 	KERAS_BACKEND=torch $(BIN)/python -m pytest $(NETWORK_TESTS) $(TRAINING_TESTS) $(LATER)
 
 # The chapters as Colab runs them, in an environment with its versions.
@@ -114,4 +115,4 @@ $(VENV)/.complete: requirements.txt pyproject.toml
 	    && echo "Environment ready in $$(( $$(date +%s) - began )) s"
 
 clean:
-	rm -rf build $(VENV)
+	rm -rf build $(VENV) .venv-colab

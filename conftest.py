@@ -8,5 +8,6 @@ from cifarlib import settings
 os.environ["CIFARLIB_UNATTENDED"] = "1"
 
 # Kernels start in notebooks/, where a relative path would mean something else.
+os.environ["CIFARLIB_CACHE"] = str(settings.cache_folder())
 if source := settings.source():
     os.environ["CIFARLIB_SOURCE"] = source

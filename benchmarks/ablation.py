@@ -56,6 +56,8 @@ def main() -> None:
     if len(set(options.seeds)) < len(options.seeds) or options.jobs < 1:
         parser.error("expected different --seeds, and at least one of --jobs")
     data.load_cifar10()
+    if options.record:
+        results.check_recordable()
     print(data.current(), devices.describe(), sep="\n", flush=True)
     asked, kept = variants(options.color), leaderboard.kept_runs()
     configs = [replace(config, seed=seed) for seed in options.seeds for config in asked.values()]

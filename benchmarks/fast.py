@@ -56,8 +56,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.record and not options.peer:
         parser.error("--record: expected --peer beside it; ours alone is benchmarks/networks.py")
-    if options.in_a_process < 1:
-        parser.error("--in-a-process: expected at least 1")
+    if options.in_a_process < 1 or options.num_runs < 1:
+        parser.error("--num-runs, --in-a-process: expected at least 1")
     if options.ours is not None:
         for seed in map(int, options.ours.split(",")):
             print(json.dumps(ours(options.color, options.epochs, seed)), flush=True)
@@ -66,6 +66,8 @@ def main() -> None:
     if options.peer:
         sides[options.peer_name] = shlex.split(options.peer)
     train, test = data.load_cifar10()
+    if options.record:
+        results.check_recordable()
     print(data.current(), devices.describe(), sep="\n", flush=True)
     runs = recorded(options, list(sides)) if options.record else {side: [] for side in sides}
     with tempfile.TemporaryDirectory() as folder:
@@ -161,8 +163,8 @@ def measured(command: list[str], place: Path, num_runs: int = 1) -> list[dict[st
     lines = done.stdout.strip().splitlines()
     try:
         found = [json.loads(line) for line in lines[-num_runs:]]
-        if len(found) < num_runs:
-            raise ValueError("fewer lines than runs")
+        if len(found) < num_runs or done.returncode:
+            raise ValueError("fewer lines than runs, or an error after them")
         return [
             {**run, "seconds": float(run["seconds"]), "process_seconds": share} for run in found
         ]

@@ -31,6 +31,8 @@ def main() -> None:
         parser.error("--seeds: expected different ones")
     is_recorded = options.record or options.missing
     train, test = data.load_cifar10()
+    if is_recorded:
+        results.check_recordable()
     print(data.current(), devices.describe_cpu(), sep="\n")
     for rung in (options.rung,) if options.rung else classical.RUNGS:
         for color in (options.color,) if options.color else ("gray", "rgb"):

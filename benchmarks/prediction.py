@@ -75,7 +75,8 @@ def _in_a_process(name: str, repeats: int) -> dict:
         command, env={**os.environ, **one}, capture_output=True, text=True, check=False
     )
     if done.returncode:
-        sys.exit(f"{name}: {done.stderr.strip().splitlines()[-1]}")
+        last = (done.stderr.strip().splitlines() or ["no message; out of memory?"])[-1]
+        sys.exit(f"{name}: exit status {done.returncode}: {last}")
     return json.loads(done.stdout.splitlines()[-1])
 
 

@@ -35,6 +35,10 @@ CELL_SECONDS = 120
 TOTAL_SECONDS = 600
 MAX_SHOWN = 2**24  # characters of output, figures among them
 MAX_LINE = 160  # characters of a reason
+# What goes wrong in a submission is told with its points, and nowhere else.
+_QUIET = logging.getLogger("cifarlib.assignments")
+_QUIET.propagate = False
+_QUIET.addHandler(logging.NullHandler())
 
 
 class Mark(NamedTuple):
@@ -361,9 +365,7 @@ def _execute(notebook: nbformat.NotebookNode, cell_seconds: float, total_seconds
     )
     keep, client.output = client.output, keep_some
     note_error, client.on_cell_executed = client.on_cell_executed, finish
-    client.log = logging.getLogger("cifarlib.assignments")
-    client.log.propagate = False
-    client.log.addHandler(logging.NullHandler())
+    client.log = _QUIET
     client.nb = notebook
     with (
         tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,

@@ -144,7 +144,9 @@ def fetch(source: str | Path | None = None, *, force: bool = False) -> Descripti
         InputError: as `load_cifar10`.
     """
     train, test, description = _open(source, force=force, retry_download=True)
-    if cache.fingerprint(train, test) != description.fingerprint:
+    is_whole = cache.fingerprint(train, test) == description.fingerprint
+    del train, test  # Windows replaces no file that is still mapped
+    if not is_whole:
         # The disk itself has changed a byte behind the file's time stamps.
         _, _, description = _open(source, force=True)
     return description
@@ -284,12 +286,12 @@ def _best_cache() -> tuple[Split, Split, Description] | None:
     for path in paths:
         try:
             about = cache.about(path.parent)
-        except cache.DamagedError:
-            continue
-        if about and about.keys() >= _REMEMBERED and about["kind"] != "synthetic":
-            size = sum(sum(counts.values()) for counts in about["class_counts"].values())
-            rank = (about["kind"] == "official", size, path.stat().st_mtime)
-            found.append((rank, path.parent, about))
+            if about and about.keys() >= _REMEMBERED and about["kind"] != "synthetic":
+                size = sum(sum(counts.values()) for counts in about["class_counts"].values())
+                rank = (about["kind"] == "official", size, path.stat().st_mtime)
+                found.append((rank, path.parent, about))
+        except (cache.DamagedError, AttributeError, TypeError, FileNotFoundError):
+            continue  # damaged, or deleted a moment ago
     for _, folder, about in sorted(found, key=lambda entry: entry[0], reverse=True):
         try:
             train, test, about = cache.load(folder)

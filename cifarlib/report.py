@@ -141,15 +141,15 @@ def _chapter_page(notebook: nbformat.NotebookNode, previous, following) -> str:
             cell.source = re.sub(r"\(\.\./build/(\w+\.html)\)", r"(\1)", cell.source)
     links = ['<a href="index.html">All chapters</a>']
     if previous:
-        links.insert(
-            0, f'<a href="{previous[0].stem}.html">← {title_and_promise(previous[1])[0]}</a>'
-        )
+        links.insert(0, f'<a href="{previous[0].stem}.html">← {_title(previous[1])}</a>')
     if following:
-        links.append(
-            f'<a href="{following[0].stem}.html">{title_and_promise(following[1])[0]} →</a>'
-        )
+        links.append(f'<a href="{following[0].stem}.html">{_title(following[1])} →</a>')
     navigation = f'<nav class="report">{"".join(links)}</nav>'
     return notebook_page(notebook, title_and_promise(notebook)[0], navigation)
+
+
+def _title(notebook: nbformat.NotebookNode) -> str:
+    return html.escape(title_and_promise(notebook)[0])
 
 
 def notebook_page(
@@ -197,10 +197,12 @@ def printed(page: str) -> bytes | None:
     Args:
         page: HTML that needs no other file.
     """
+    if (program := browser()) is None:
+        return None
     with tempfile.TemporaryDirectory(prefix="cifarlib-print-") as temporary:
         source, target = Path(temporary) / "page.html", Path(temporary) / "page.pdf"
         source.write_text(page, encoding="utf-8")
-        command = [str(browser()), "--headless", "--no-sandbox", "--no-pdf-header-footer"]
+        command = [program, "--headless", "--no-sandbox", "--no-pdf-header-footer"]
         # A profile of its own: two browsers do not share one.
         command += [f"--user-data-dir={temporary}/profile", f"--print-to-pdf={target}"]
         command.append(source.as_uri())

@@ -112,14 +112,8 @@ def write(
         raise ValueError(f"seeds: expected {len(values)}, one a value, found {len(seeds)}")
     if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
         raise ValueError(f"name: expected lower-case words joined by dashes, found {name!r}")
+    check_recordable()
     description = data.current()
-    if description and description.kind == "synthetic":
-        raise InputError(
-            f"result {name}",
-            "a measurement on photographs",
-            "the synthetic stand-in",
-            "Name an archive with CIFARLIB_SOURCE.",
-        )
     result = Result(
         name=name,
         chapter=chapter,
@@ -142,6 +136,20 @@ def write(
     path.parent.mkdir(exist_ok=True)
     files.write_json(path, result._asdict())
     return result
+
+
+def check_recordable() -> None:
+    """Refuse, before the work is done, what could not be recorded.
+
+    Raises:
+        InputError: if the data set loaded last is synthetic, or there is no checkout.
+    """
+    folder()
+    description = data.current()
+    if description and description.kind == "synthetic":
+        told = "photographs, since readers will see what is recorded"
+        advice = "Name an archive with CIFARLIB_SOURCE."
+        raise InputError("--record", told, "the synthetic stand-in", advice)
 
 
 def read(name: str) -> Result | None:
@@ -200,7 +208,21 @@ def stamp(text: str) -> str:
         joint = "\n" if "\n" in content else ""
         return f"{match[1]}{joint}{content}{joint}<!-- end -->"
 
-    return re.sub(r"(<!-- results: ([\w ]+) -->).*?<!-- end -->", fill, text, flags=re.DOTALL)
+    return _PLACE.sub(fill, text)
+
+
+def without_records(notebook: str) -> str:
+    """Return what a notebook says and does, without what was recorded in it.
+
+    Args:
+        notebook: as JSON, the content of its file.
+
+    Returns:
+        The sources and tags of its cells as JSON: no outputs, and marked places empty.
+    """
+    cells = nbformat.reads(notebook, as_version=4).cells
+    told = [[c.cell_type, c.metadata.get("tags"), _PLACE.sub(r"\1", c.source)] for c in cells]
+    return json.dumps(told)
 
 
 def stamp_readme() -> None:
@@ -276,6 +298,7 @@ def in_percent(mean: float, sd: float | None = None, count: int = 0) -> str:
     return f"{mean * 100:.1f}{spread}{f' (n = {count})' if count else ''}"
 
 
+_PLACE = re.compile(r"(<!-- results: ([\w ]+) -->).*?<!-- end -->", re.DOTALL)
 _PLACES = {
     "time": _time_line,
     "chapters": _chapters_table,
@@ -292,8 +315,17 @@ def current_commit() -> str:
         command = ["git", "-C", str(folder().parent), *words]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
+    def is_changed(path: str) -> bool:
+        """Tell whether a chapter differs by more than by what was recorded in it."""
+        if not (folder().parent / path).exists():
+            return True
+        now = (folder().parent / path).read_text(encoding="utf-8")
+        return without_records(now) != without_records(git("show", f"HEAD:{path}"))
+
     try:
-        changed = git("status", "--porcelain", "--", "cifarlib", "benchmarks", "notebooks")
-        return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
+        changed = git("status", "--porcelain", "--", "cifarlib", "benchmarks")
+        chapters_changed = git("diff", "--name-only", "HEAD", "--", "notebooks").splitlines()
+        is_other = bool(changed) or any(map(is_changed, chapters_changed))
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if is_other else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

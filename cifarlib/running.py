@@ -67,28 +67,22 @@ def run(
     output = Path(output or "build").resolve()
     description = data.describe()
     progress.say(f"{description}; profile {profile}")
-    if record and description.kind == "synthetic":
-        raise InputError(
-            "--record",
-            "photographs, since readers will see the outputs",
-            "the synthetic stand-in",
-            "Name an archive with CIFARLIB_SOURCE.",
-        )
+    if record:
+        results.check_recordable()
     if output == selected[0].path.parent.resolve():
         advice = "Choose another with --output; --record writes outputs into the chapters."
         raise InputError(output, "a folder of its own", "that of the chapters", advice)
     try:
         output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        advice = "Choose another with --output."
-        raise InputError(output, "a folder to write to", f"{error.strerror}", advice) from error
-
-    try:
-        with filelock.FileLock(output / ".lock", timeout=0):
-            return _run_into(output, selected, profile, description, record)
+        lock = filelock.FileLock(output / ".lock").acquire(timeout=0)
     except filelock.Timeout as error:
         advice = "Wait for it, or choose another folder with --output."
         raise InputError(output, "a folder of its own", "another run in it", advice) from error
+    except OSError as error:
+        advice = "Choose another with --output."
+        raise InputError(output, "a folder to write to", f"{error.strerror}", advice) from error
+    with lock:
+        return _run_into(output, selected, profile, description, record)
 
 
 def _run_into(
@@ -109,7 +103,9 @@ def _run_into(
         run_id = uuid.uuid4().hex
         unfinished.write_text(f"{run_key} {run_id}")
     for chapter in selected:
-        key = _hash(run_id, chapter.path.read_text(encoding="utf-8"))
+        # What is recorded in the chapters, below, must not make them others than were executed.
+        content = results.without_records(chapter.path.read_text(encoding="utf-8"))
+        key = _hash(run_id, content)
         copy = output / chapter.path.name
         if continued and _finished_key(copy) == key:
             progress.say(

@@ -24,11 +24,7 @@ def train(arguments: Sequence[str]) -> None:
     """Train one network, in a folder of its own."""
     asked = vars(train_parser().parse_args(arguments))
     output, resume = asked.pop("output"), asked.pop("resume")
-    if "epochs" not in asked and settings.asked_profile() == "quick":
-        asked |= QUICK
-        told = f"CIFARLIB_PROFILE is quick: {QUICK['epochs']} epochs (--epochs N decides otherwise)"
-        print(told, file=sys.stderr)
-    config = _config(asked)
+    config = _config(_within_profile(asked))
     folder = f"runs/{config.model_name}-{config.color}-{config.seed}" if output is None else output
     run = training.train(config, folder=folder, resume=resume)
     figures = run.metrics
@@ -50,9 +46,13 @@ def tune(arguments: Sequence[str]) -> None:
     search, num_trials, time_budget, max_multiply_adds, journal = map(asked.pop, ours)
     count, epochs, output = map(asked.pop, ("finalists", "final_epochs", "output"))
     also = {_in_short(changes): changes for changes in asked.pop("also")}
-    start = _config({**TRIAL, **asked})
+    for option, value, least in (("finalists", count, 0), ("final-epochs", epochs, 1)):
+        if value is not None and value < least:  # refused now, not after the search
+            advice = "Leave it out."
+            raise InputError(f"--{option}", f"at least {least}", str(value), advice)
+    start = _config({**TRIAL, **_within_profile(asked)})
     for changes in also.values():
-        tuning.variant(start, **changes)  # refused now, not after the search
+        tuning.variant(start, **changes)  # refused now, too
     name = f"runs/tuned-{start.model_name}-{start.color}"
     output = output or f"{name}.json"
     if not output.endswith(".json"):
@@ -79,6 +79,15 @@ def tune(arguments: Sequence[str]) -> None:
     tuning.write(tuned, output, command, final=final, also=also, epochs=epochs)
     quoted = shlex.quote(output)
     print(f"{output} has it; next: cifarlib train {quoted} --recipe tuned --color {start.color}")
+
+
+def _within_profile(asked: dict[str, Any]) -> dict[str, Any]:
+    """Return what is asked, with few epochs if the profile is quick and none were named."""
+    if "epochs" in asked or settings.asked_profile() != "quick":
+        return asked
+    told = f"CIFARLIB_PROFILE is quick: {QUICK['epochs']} epochs (--epochs N decides otherwise)"
+    print(told, file=sys.stderr)
+    return asked | QUICK
 
 
 def train_parser() -> argparse.ArgumentParser:

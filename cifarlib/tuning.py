@@ -213,7 +213,8 @@ def tune(
     falls below the median of the others' at the same epoch is pruned. A proposal depends on the
     seed, the trial's number and the trials before it, so that a study that was stopped goes on
     as if it had not been. A trial that diverges or runs out of memory is recorded as failed;
-    one whose process was killed is tried again.
+    one whose process was killed is tried again, where the same machine goes on: of another
+    machine's processes nobody here knows whether they live.
 
     Args:
         start: trial 0, the default, and all that is not searched: colour, epochs, train_size,

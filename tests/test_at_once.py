@@ -62,9 +62,9 @@ def test_a_process_that_is_killed_is_an_error_and_the_others_go_on():
 
 
 def test_who_is_interrupted_begins_nothing_more(tmp_path):
-    paths = [tmp_path / str(number) for number in range(6)]
+    paths = [tmp_path / str(number) for number in range(20)]
     with pytest.raises(KeyboardInterrupt):
         for _ in at_once.each(written, [(str(path),) for path in paths], 2):
             raise KeyboardInterrupt
-    # One has ended, one was under way, and one may have begun in between.
-    assert sum(path.exists() for path in paths) <= 3
+    # One has ended, one was under way, and a few may have begun in between.
+    assert not any(path.exists() for path in paths[10:])

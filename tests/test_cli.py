@@ -538,6 +538,25 @@ def test_a_file_that_would_be_no_model_is_refused_before_the_search(synthetic_so
     assert "a name that ends in .json, found 'my best'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("option", ["--finalists", "--final-epochs"])
+def test_finals_that_make_no_sense_are_refused_before_the_search(synthetic_source, capsys, option):
+    assert cli.main([*TUNE, "--num-trials", "1", option, "-1"]) == 2
+    output, errors = capsys.readouterr()
+    assert output == "" and f"{option}: expected at least" in errors
+
+
+def test_a_quick_profile_shortens_the_trials_of_a_search(monkeypatch, capsys):
+    from cifarlib import tuning
+
+    searched = []
+    monkeypatch.setattr(tuning, "tune", lambda start, *_, **__: searched.append(start) or 1 / 0)
+    monkeypatch.setenv("CIFARLIB_PROFILE", "quick")
+    for words in ([], ["--epochs", "5"]):
+        assert cli.main(["tune", "layered_cnn", *words]) == 1, "stopped by the test"
+    assert [start.epochs for start in searched] == [3, 5]
+    assert capsys.readouterr().err.count("CIFARLIB_PROFILE is quick: 3 epochs") == 1
+
+
 def test_an_interrupted_search_says_that_the_same_command_continues(
     synthetic_source, wide, monkeypatch, capsys
 ):

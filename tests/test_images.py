@@ -11,7 +11,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from cifarlib import images
 from cifarlib.images import ChannelStatistics
 
-# ../shared/reference/seed-models.md, from the course's own black-and-white files.
+# From the course's own black-and-white files.
 KNOWN_GRAYS = {
     (59, 62, 63): 61,
     (43, 46, 45): 45,

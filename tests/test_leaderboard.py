@@ -363,8 +363,16 @@ def test_answers_are_those_to_the_images_in_use(monkeypatch):
     assert found.tolist() == [list(range(10)), list(range(9, -1, -1))]
 
 
-def test_a_model_that_is_no_more_is_stale_and_not_an_error():
+def test_what_could_not_be_recorded_is_refused_before_it_is_trained(monkeypatch, measured):
+    monkeypatch.setattr(data, "_current", described("synthetic"))
+    with pytest.raises(InputError, match="photographs"):
+        leaderboard.compute([(SMALL, 3)])
+    assert measured == []
+
+
+def test_a_model_or_recipe_that_is_no_more_is_stale_and_not_an_error():
     result = leaderboard.record(SMALL, {3: row()})
+    assert leaderboard.is_stale(result._replace(name="network-small-cnn-rgb-gone"))
     config = {**result.details["config"], "model": "gone"}
     assert leaderboard.is_stale(result._replace(details={**result.details, "config": config}))
     with pytest.raises(InputError, match="model"):

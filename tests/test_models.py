@@ -12,7 +12,7 @@ import designs  # noqa: E402
 from cifarlib import models  # noqa: E402
 from cifarlib.errors import InputError  # noqa: E402
 
-# From ../shared/reference/seed-models.md: parameters in gray, in colour, and trainable in colour.
+# As the five projects published them: parameters in gray, in colour, and trainable in colour.
 PUBLISHED = {
     "baseline": (72_842, 73_418, None),
     "baseline_regularized": (126_666, 127_242, None),

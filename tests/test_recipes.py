@@ -18,7 +18,7 @@ from cifarlib import (  # noqa: E402
 )
 from cifarlib.errors import InputError  # noqa: E402
 
-# From ../shared/reference/seed-models.md: optimizer, batch size, epochs, share held out; None
+# As the five projects published them: optimizer, batch size, epochs, share held out; None
 # where nothing is told.
 TOLD = {
     "baseline": ("rmsprop", 32, 50, None),

@@ -1,7 +1,10 @@
 """Recorded results and the pages that quote them."""
 
 import json
+import re
+import subprocess
 
+import nbformat
 import pytest
 
 from cifarlib import data, results, settings
@@ -101,6 +104,33 @@ def test_an_unknown_place_is_an_error():
 
 def test_text_without_places_is_left_alone():
     assert results.stamp("# A page <!-- comment -->\n") == "# A page <!-- comment -->\n"
+
+
+def test_the_commit_is_another_if_code_differs_not_if_records_do(checkout):
+    def git(*words):
+        identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        subprocess.run(["git", *identity, *words], cwd=checkout, check=True, capture_output=True)
+
+    def write(source, output):
+        cell = nbformat.v4.new_code_cell(source)
+        cell.outputs = [nbformat.v4.new_output("stream", text=output)]
+        time = f"<!-- results: time 01 -->{output} s<!-- end -->"
+        cells = [nbformat.v4.new_markdown_cell(time, id="a"), cell]
+        nbformat.write(nbformat.v4.new_notebook(cells=cells), checkout / "notebooks" / "01.ipynb")
+
+    (checkout / "notebooks").mkdir()
+    write("x = 1", "1")
+    git("init", "--quiet")
+    git("add", ".")
+    git("commit", "--quiet", "--message", "first")
+    first = results.current_commit()
+    assert re.fullmatch("[0-9a-f]{12}", first)
+    write("x = 1", "2")
+    assert results.current_commit() == first
+    write("x = 2", "2")
+    assert results.current_commit() == f"{first}+"
+    (checkout / "notebooks" / "01.ipynb").unlink()
+    assert results.current_commit() == f"{first}+"
 
 
 def test_an_installed_package_has_no_results_and_writes_none(monkeypatch):

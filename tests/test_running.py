@@ -194,7 +194,7 @@ def start_run(checkout, run_python):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends Unix signals")
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("sent", ["SIGINT", "SIGKILL"])
 def test_an_interrupted_run_keeps_the_chapters_it_had_finished(
     checkout, start_run, wait_until, sent
 ):
@@ -204,9 +204,9 @@ def test_an_interrupted_run_keeps_the_chapters_it_had_finished(
     )
     process = start_run(root)
     wait_until((root / "started").exists, process)
-    process.send_signal(sent)
+    process.send_signal(getattr(signal, sent))
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == (130 if sent == signal.SIGINT else -signal.SIGKILL), errors
+    assert process.returncode == (130 if sent == "SIGINT" else -signal.SIGKILL), errors
     checkout(_02_b=["print('done')"])
     process = start_run(root)
     _, errors = process.communicate(timeout=120)
@@ -257,6 +257,27 @@ def test_a_failed_run_records_nothing(checkout):
         running.run(profile="full", record=True)
     assert (root / "notebooks" / "01_a.ipynb").read_bytes() == before
     assert not (root / "results").exists()
+
+
+def test_an_interrupted_recording_executes_nothing_again(checkout, monkeypatch):
+    root = checkout(
+        _01_a=["open('../log', 'a').write('1')"], _02_b=["open('../log', 'a').write('2')"]
+    )
+    record = running._record
+
+    def interrupt(chapter, *arguments):
+        if chapter.number == "02":
+            raise KeyboardInterrupt
+        record(chapter, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(running, "_record", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            running.run(profile="full", record=True)
+    assert results.read("chapter-01-full") and not results.read("chapter-02-full")
+    running.run(profile="full", record=True)
+    assert (root / "log").read_text() == "12"
+    assert results.read("chapter-02-full")
 
 
 def test_drawn_pictures_are_not_recorded(checkout, monkeypatch):

@@ -202,13 +202,11 @@ def test_what_the_user_interrupts_is_tried_again_however_often():
 
 
 @posix
-def test_a_killed_process_that_nobody_has_waited_for_is_dead(sleeper):
+def test_a_killed_process_that_nobody_has_waited_for_is_dead(sleeper, wait_until):
     study = begin()
     number = run_by(study, told_of(sleeper))
     sleeper.send_signal(signal.SIGKILL)
-    psutil_process = psutil.Process(sleeper.pid)
-    while psutil_process.status() != psutil.STATUS_ZOMBIE:
-        pass
+    wait_until(lambda: psutil.Process(sleeper.pid).status() == psutil.STATUS_ZOMBIE)
     assert not is_counted(study, number)
 
 
