@@ -121,7 +121,7 @@ def write_binary(
         path: the archive to write, ``.tar.gz``; an existing one is replaced.
         train: training images, uint8 of shape (n, 32, 32, C) with C 1 or 3, and labels; n is
             a multiple of 5, the number of training batches.
-        test: test images and labels, likewise, of any number.
+        test: test images and labels, likewise, of any number but none.
         note: text for a ``readme.txt`` inside the archive.
         synthetic: mark the archive, so that nobody takes it for photographs.
 

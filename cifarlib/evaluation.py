@@ -268,7 +268,7 @@ def accuracy_difference(
     Args:
         labels: true classes, shape (n,).
         first: answers of one model, shape (n,), or a row for each of its seeds, (seeds, n).
-        second: answers of the other, of the same shape.
+        second: answers of the other to the same images, likewise.
         num_samples: data sets drawn from this one, with replacement.
         confidence: coverage of the interval.
         seed: of the drawing.

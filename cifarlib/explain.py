@@ -16,7 +16,8 @@ def filters(model: keras.Model) -> np.ndarray:
     """Return the filters of the first convolution as images.
 
     Args:
-        model: a network of `models`, or any whose first convolution sees the image.
+        model: any whose first convolution sees the image, as those of `models` do but for the
+            whitened ones, whose filters have more channels than an image.
 
     Returns:
         float32 array of shape (num_filters, height, width, C) in the unit range, each filter

@@ -312,24 +312,33 @@ def verdicts() -> pd.DataFrame:
 
     Returns:
         A row for each of ``CLAIMS`` by ``model`` and ``color``: ``claimed`` and ``evidence``
-        (fractions, NaN for none), ``measured``, ``sd``, ``n``, ``recipe``, and ``verdict``:
-        ``"holds"``, ``"does not hold"``, ``"cannot be checked"`` or ``"not run"``.
+        (fractions, NaN for none), ``needed`` for the claim to hold on these images,
+        ``measured``, ``sd``, ``n``, ``recipe``, ``as_published``, which is what the published
+        recipe reached, whether it is the better one or not, and ``verdict``: ``"holds"``,
+        ``"does not hold"``, ``"cannot be checked"`` or ``"not run"``.
     """
     chosen = {(entry.model, entry.color): result for entry, result in better_recipes().items()}
+    published = {
+        (entry.model, entry.color): result.mean
+        for result in records()
+        if (entry := entry_of(result)).recipe == "published" and not is_stale(result)
+    }
     rows = {}
     for claim in CLAIMS:
         found = chosen.get((claim.model, claim.color))
         rows[claim.model, claim.color] = {
             "claimed": claim.claimed,
             "evidence": claim.evidence,
+            "needed": found and _needed(claim, found),
             "measured": found and found.mean,
             "sd": found and found.sd,
             "n": len(found.values) if found else 0,
             "recipe": entry_of(found).recipe if found else "",
+            "as_published": published.get((claim.model, claim.color)),
             "verdict": _verdict(claim, found),
         }
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis(["model", "color"])
-    numbers = ["claimed", "evidence", "measured", "sd"]
+    numbers = ["claimed", "evidence", "needed", "measured", "sd", "as_published"]
     return table.astype(dict.fromkeys(numbers, float))
 
 
@@ -338,9 +347,12 @@ def _verdict(claim: Claim, found: results.Result | None) -> str:
         return "cannot be checked"
     if found is None:
         return "not run"
+    return "holds" if found.mean >= _needed(claim, found) else "does not hold"
+
+
+def _needed(claim: Claim, found: results.Result) -> float:
     handicap = COPY_HANDICAP if found.data_kind == "JPEG copy" else 0
-    said = claim.evidence if claim.claimed is None else claim.claimed
-    return "holds" if found.mean >= said - handicap else "does not hold"
+    return (claim.evidence if claim.claimed is None else claim.claimed) - handicap
 
 
 class OutOfTimeError(Exception):

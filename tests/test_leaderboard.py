@@ -323,10 +323,12 @@ def test_a_claim_is_judged_by_the_recipe_that_is_better_on_validation_images(mon
     judged = leaderboard.verdicts().loc["vgg6_dropout", "rgb"]
     assert judged[["claimed", "evidence", "measured", "n"]].tolist() == [0.83, 0.79, 0.80, 1]
     assert (judged["recipe"], judged["verdict"]) == ("modern", "does not hold")
+    assert judged[["needed", "as_published"]].tolist() == [0.83, 0.90]
     # The images of a copy are re-encoded, which costs 3.3 points.
     monkeypatch.setattr(data, "_current", described("JPEG copy"))
     leaderboard.record(published._replace(recipe="modern"), {0: measured_as(0.80, validation=0.7)})
-    assert leaderboard.verdicts().loc["vgg6_dropout", "rgb"]["verdict"] == "holds"
+    judged = leaderboard.verdicts().loc["vgg6_dropout", "rgb"]
+    assert judged["verdict"] == "holds" and judged["needed"] == pytest.approx(0.797)
 
 
 def test_a_claim_without_a_number_is_judged_by_its_evidence():
