@@ -456,12 +456,15 @@ def test_damaged_cache_of_a_source_named_earlier_is_read_anew(archive, tiny, ass
     assert data.current().origin == str(archive)
 
 
-@pytest.mark.parametrize("about", ["", "[]", "3", "{}", '{"kind": "copy"}'])
+@pytest.mark.parametrize("about", ["", "[]", "3", "{}", '{"kind": "copy"}', "no counts"])
 def test_cache_with_a_damaged_about_is_not_served(archive, tmp_path, build, tiny, about):
     time.sleep(0.1)
     folder = Path(data.fetch(archive).cache)
     time.sleep(0.1)
     data.fetch(archive)  # its arrays are known to be good, and are not hashed again
+    if about == "no counts":
+        known = json.loads((folder / "about.json").read_text())
+        about = json.dumps({**known, "class_counts": None})
     (folder / "about.json").write_text(about)
     archive.unlink()
     (tmp_path / "data").mkdir()
