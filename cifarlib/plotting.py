@@ -28,6 +28,7 @@ PALETTE = sns.color_palette("colorblind", 10)
 CHANNELS = (("red", PALETTE[3], "-"), ("green", PALETTE[2], "--"), ("blue", PALETTE[0], ":"))
 AMOUNTS = "cividis"
 DIFFERENCES = "PuOr"
+_MARKERS = "osD^vPX*<p"  # one for each colour, since ten hues cannot be told apart
 
 
 def use_style() -> None:
@@ -183,9 +184,16 @@ def plot_matrix(
         ax: where to draw.
         fmt: format of a number.
         colors: name of a colour map; `DIFFERENCES` with ``center=0`` for signed values.
-        center: value of the middle colour.
+        center: value of the middle colour. The diagonal of a square matrix then takes no part
+            in the choice of the scale: a confusion is a few points where a recall is many.
         bar_label: what the values are.
     """
+    bar, limits = {"label": bar_label, "shrink": 0.8}, {}
+    if center is not None and matrix.shape[0] == matrix.shape[1]:
+        beside = matrix.to_numpy(float)[~np.eye(len(matrix), dtype=bool)]
+        if reach := np.abs(beside - center).max(initial=0):
+            limits = {"vmin": center - reach, "vmax": center + reach}
+            bar["extend"] = "both"
     numbers = matrix.map(lambda value: format(value, fmt))
     # No signs on what is zero at this precision.
     numbers = numbers.mask(numbers.astype(float) == 0, format(0, fmt.replace("+", "")))
@@ -199,7 +207,8 @@ def plot_matrix(
         square=True,
         linewidths=0.5,
         annot_kws={"fontsize": 8},
-        cbar_kws={"label": bar_label, "shrink": 0.8},
+        cbar_kws=bar,
+        **limits,
     )
     ax.set_yticklabels(ax.get_yticklabels(), rotation=0)
     ax.set_xticklabels(ax.get_xticklabels(), rotation=45, ha="right", rotation_mode="anchor")
@@ -213,7 +222,7 @@ def plot_image_map(
     *,
     num_thumbnails: int = 90,
 ) -> None:
-    """Draw a map of images: a point for each, and thumbnails where there is room.
+    """Draw a map of images: a mark for each, by class, and thumbnails where there is room.
 
     Args:
         positions: float array of shape (n, 2).
@@ -223,7 +232,10 @@ def plot_image_map(
         num_thumbnails: at most so many images are shown themselves, framed in the colour of
             their class.
     """
-    ax.scatter(*positions.T, s=14, c=[PALETTE[label] for label in labels], alpha=0.7, linewidths=0)
+    handles = [
+        ax.scatter(*positions[labels == label].T, s=20, marker=marker, color=color, linewidths=0)
+        for label, (marker, color) in enumerate(zip(_MARKERS, PALETTE, strict=True))
+    ]
     extent = np.ptp(positions, axis=0)
     shown = np.empty((0, 2))
     for index in range(len(positions)):
@@ -240,13 +252,13 @@ def plot_image_map(
         box = AnnotationBbox(picture, positions[index], pad=0.05, bboxprops=frame)
         box.set_in_layout(False)  # or the layout makes room for each beside the axes
         ax.add_artist(box)
-    handles = [plt.Line2D([], [], marker="o", ls="", color=color) for color in PALETTE]
     ax.legend(
         handles,
         data.CLASS_NAMES,
         bbox_to_anchor=(1, 1),
         loc="upper left",
-        title="class (dot, frame)",
+        title="class (mark, frame)",
+        markerscale=1.5,
     )
     ax.set_axis_off()
 
@@ -346,7 +358,6 @@ def plot_race(histories: pd.DataFrame, floors: dict[str, float], title: str = ""
     return figure
 
 
-_MARKERS = "osD^vPX*"
 _ENDINGS = {"finished": ("o", 0), "pruned": ("x", 1), "failed": ("^", 3)}
 
 

@@ -82,6 +82,16 @@ def test_a_matrix_is_named_and_numbered():
     assert {"0.25", "0.75", "1.00", "0.00", "cat", "dog", "share"} <= set(texts(figure).split())
 
 
+def test_the_diagonal_of_differences_does_not_pale_what_is_beside_it():
+    matrix = pd.DataFrame([[-16.0, 2.0], [-4.0, -9.0]], index=list("ab"), columns=list("ab"))
+    _, ax = plotting.subplots()
+    plotting.plot_matrix(matrix, ax, colors=plotting.DIFFERENCES, center=0)
+    assert ax.collections[0].get_clim() == (-4, 4)
+    _, ax = plotting.subplots()
+    plotting.plot_matrix(matrix, ax)
+    assert ax.collections[0].get_clim() == (-16, 2)
+
+
 def test_a_map_shows_thumbnails_that_do_not_cover_each_other(tiny):
     positions = np.random.default_rng(0).uniform(0, 10, (50, 2))
     figure, ax = plotting.subplots(size=(8, 8))
@@ -91,6 +101,8 @@ def test_a_map_shows_thumbnails_that_do_not_cover_each_other(tiny):
     places = np.array([box.xy for box in boxes]) / 10
     gaps = np.abs(places[:, None] - places[None]).max(axis=-1) + np.eye(len(places))
     assert gaps.min() > 0.05
+    marks = [handle.get_paths()[0].vertices.tolist() for handle in ax.get_legend().legend_handles]
+    assert len({str(mark) for mark in marks}) == 10, "a shape for each class, not only a colour"
     assert set(data.CLASS_NAMES) <= set(texts(figure).split())
 
 
