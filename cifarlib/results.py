@@ -317,15 +317,14 @@ def current_commit() -> str:
 
     def is_changed(path: str) -> bool:
         """Tell whether a chapter differs by more than by what was recorded in it."""
-        if not (folder().parent / path).exists():
-            return True
         now = (folder().parent / path).read_text(encoding="utf-8")
         return without_records(now) != without_records(git("show", f"HEAD:{path}"))
 
     try:
-        changed = git("status", "--porcelain", "--", "cifarlib", "benchmarks")
-        chapters_changed = git("diff", "--name-only", "HEAD", "--", "notebooks").splitlines()
-        is_other = bool(changed) or any(map(is_changed, chapters_changed))
+        status = git("status", "--porcelain", "--", "cifarlib", "benchmarks", "notebooks")
+        modified = git("diff", "--name-only", "--diff-filter=M", "HEAD", "--", "notebooks/*.ipynb")
+        same = [path for path in modified.splitlines() if not is_changed(path)]
+        is_other = len(status.splitlines()) > len(same)
         return git("rev-parse", "--short=12", "HEAD") + ("+" if is_other else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

@@ -129,6 +129,11 @@ def test_the_commit_is_another_if_code_differs_not_if_records_do(checkout):
     assert results.current_commit() == first
     write("x = 2", "2")
     assert results.current_commit() == f"{first}+"
+    write("x = 1", "2")
+    (checkout / "notebooks" / "02.ipynb").write_text("a chapter that git does not know")
+    assert results.current_commit() == f"{first}+"
+    (checkout / "notebooks" / "02.ipynb").unlink()
+    assert results.current_commit() == first
     (checkout / "notebooks" / "01.ipynb").unlink()
     assert results.current_commit() == f"{first}+"
 
