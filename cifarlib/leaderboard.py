@@ -150,16 +150,18 @@ def better_recipes() -> dict[Entry, results.Result]:
     configuration do not count.
     """
 
-    def validation(result: results.Result) -> float:
-        return statistics.fmean(result.details["validation_accuracy"])
+    def validation(recorded: tuple[Entry, results.Result]) -> float:
+        return statistics.fmean(recorded[1].details["validation_accuracy"])
 
-    fresh: dict[tuple[str, str], list[results.Result]] = {}
-    for result in records():
-        if not is_stale(result):
-            entry = entry_of(result)
-            fresh.setdefault((entry.model, entry.color), []).append(result)
-    better = [max(of_network, key=validation) for of_network in fresh.values()]
-    return {entry_of(result): result for result in better}
+    networks: dict[tuple[str, str], list[tuple[Entry, results.Result]]] = {}
+    for entry, result in _fresh().items():
+        networks.setdefault((entry.model, entry.color), []).append((entry, result))
+    return dict(max(of_network, key=validation) for of_network in networks.values())
+
+
+def _fresh() -> dict[Entry, results.Result]:
+    """Return the records of today's code and configurations."""
+    return {entry_of(result): result for result in records() if not is_stale(result)}
 
 
 def overview() -> pd.DataFrame:
@@ -320,8 +322,8 @@ def verdicts() -> pd.DataFrame:
     chosen = {(entry.model, entry.color): result for entry, result in better_recipes().items()}
     published = {
         (entry.model, entry.color): result.mean
-        for result in records()
-        if (entry := entry_of(result)).recipe == "published" and not is_stale(result)
+        for entry, result in _fresh().items()
+        if entry.recipe == "published"
     }
     rows = {}
     for claim in CLAIMS:
