@@ -467,9 +467,7 @@ def test_cache_place_that_cannot_have_such_a_name_is_told(tmp_path, tiny):
         Builder(tmp_path / ("long" * 100) / "tiny", tiny).load()
 
 
-@pytest.mark.skipif(
-    not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere"
-)
+@pytest.mark.usefixtures("not_root")
 def test_cache_place_without_permission_is_told(tmp_path, tiny):
     (tmp_path / "locked").mkdir(mode=0o500)
     with pytest.raises(InputError, match=r"Permission denied.*CIFARLIB_CACHE"):

@@ -295,9 +295,7 @@ def test_missing_file_is_told_with_its_path(tmp_path):
         read(tmp_path / "absent.tar")
 
 
-@pytest.mark.skipif(
-    not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything"
-)
+@pytest.mark.usefixtures("not_root")
 @pytest.mark.parametrize("locked", ["folder", "folder/train", "folder/train/1.png", "archive.tar"])
 def test_missing_permission_is_told(tmp_path, build, locked):
     members = {"train/1.png": b"cat", "test/1.png": b"cat"}

@@ -517,9 +517,7 @@ def test_source_that_is_none_is_refused(archive, monkeypatch, source, by_environ
         data.load_cifar10(None if by_environment else NO_SOURCES[source])
 
 
-@pytest.mark.skipif(
-    not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything"
-)
+@pytest.mark.usefixtures("not_root")
 @pytest.mark.parametrize("locked", ["mine.tar.gz", "tree", "tree/train", "tree/train/cat"])
 def test_source_without_permission_is_told(tmp_path, archive, folder, locked):
     (tmp_path / locked).chmod(0)

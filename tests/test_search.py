@@ -573,7 +573,7 @@ def test_in_a_folder_each_search_has_a_journal_of_its_own(problem, tmp_path, wit
     assert num_fits() == 2 * 3 + 2 * 4, "the second time all was remembered"
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write")
+@pytest.mark.usefixtures("not_root")
 def test_a_journal_that_cannot_be_written_is_told_in_one_line(problem, tmp_path, witness):
     tmp_path.chmod(0o500)
     with pytest.raises(InputError, match="where you may write"):
