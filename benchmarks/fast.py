@@ -1,6 +1,7 @@
 """The fast recipe beside any other program that trains on CIFAR-10: accuracy and seconds.
 
-    python benchmarks/fast.py [--color gray|rgb] [--epochs N] [--num-runs N] [--in-a-process N]
+    python benchmarks/fast.py [--model fast|fast_deep] [--color gray|rgb] [--epochs N]
+                              [--image-sizes N,N,…] [--num-runs N] [--in-a-process N]
                               [--peer "COMMAND"] [--peer-name NAME] [--record]
 
 Ours and the peer train in turn on all training images of the data set in use; each finished run
@@ -37,6 +38,7 @@ import numpy as np
 
 from cifarlib import data, devices, images, results
 
+MODELS = ("fast", "fast_deep")
 SHOWN = {"accuracy": "accuracy", "accuracy_with_views": "with six views"}
 
 
@@ -45,8 +47,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--model", choices=MODELS, default="fast", help="ours (default: fast)")
     parser.add_argument("--color", choices=("gray", "rgb"), default="rgb")
     parser.add_argument("--epochs", type=int, help="of ours (default: the recipe's)")
+    parser.add_argument(
+        "--image-sizes", type=sizes, metavar="N,N,…", help="of ours (default: the recipe's)"
+    )
     parser.add_argument("--num-runs", type=int, default=3, help="of each side (default: 3)")
     parser.add_argument("--in-a-process", type=int, default=1, metavar="N", help="runs of a side")
     parser.add_argument("--peer", metavar="COMMAND", help="the other program")
@@ -60,7 +66,7 @@ def main() -> None:
         parser.error("--num-runs, --in-a-process: expected at least 1")
     if options.ours is not None:
         for seed in map(int, options.ours.split(",")):
-            print(json.dumps(ours(options.color, options.epochs, seed)), flush=True)
+            print(json.dumps(ours(configuration(options, seed))), flush=True)
         return
     sides = {"ours": command_of_ours(options)}
     if options.peer:
@@ -102,20 +108,34 @@ def in_color(pictures: np.ndarray, color: str) -> np.ndarray:
     return images.to_grayscale(pictures) if color == "gray" else pictures
 
 
+def sizes(text: str) -> tuple[int, ...]:
+    """Return numbers with commas in between."""
+    return tuple(map(int, text.split(",")))
+
+
+def words_of_ours(options: argparse.Namespace) -> list[str]:
+    """Return what tells, on the command line, what ours trains."""
+    words = [] if options.model == "fast" else ["--model", options.model]
+    words += ["--color", options.color]
+    if options.epochs is not None:
+        words += ["--epochs", str(options.epochs)]
+    if options.image_sizes is not None:
+        words += ["--image-sizes", ",".join(map(str, options.image_sizes))]
+    return words
+
+
 def command_of_ours(options: argparse.Namespace) -> list[str]:
     """Return the command of runs of ours."""
-    command = [sys.executable, __file__, "--ours", "{seed}", "--color", options.color]
-    return command if options.epochs is None else [*command, "--epochs", str(options.epochs)]
+    return [sys.executable, __file__, "--ours", "{seed}", *words_of_ours(options)]
 
 
-def ours(color: str, epochs: int | None, seed: int) -> dict[str, float]:
-    """Train one network with the fast recipe and judge it."""
+def ours(config) -> dict[str, float]:
+    """Train one network with a fast recipe and judge it."""
     from cifarlib import compute, training, views
 
-    config = configuration(color, epochs, seed)
     run = training.train(config)
     _, test = data.load_cifar10()
-    pictures = in_color(test.images, color)
+    pictures = in_color(test.images, config.color)
 
     def accuracy(network) -> float:
         return float(np.mean(compute.predict(network, pictures).argmax(axis=1) == test.labels))
@@ -130,14 +150,14 @@ def ours(color: str, epochs: int | None, seed: int) -> dict[str, float]:
     }
 
 
-def configuration(color: str, epochs: int | None, seed: int):
-    """Return what ours trains: the fast recipe on all training images."""
+def configuration(options: argparse.Namespace, seed: int):
+    """Return what ours trains: the model's fast recipe on all training images."""
     from cifarlib import recipes, training
 
-    recipe = {**recipes.find("fast", "fast"), "validation_fraction": 0.0}
-    if epochs is not None:
-        recipe["epochs"] = epochs
-    return training.Config("fast", color=color, seed=seed, **recipe)
+    recipe = {**recipes.find("fast", options.model), "validation_fraction": 0.0}
+    asked = {"epochs": options.epochs, "image_sizes": options.image_sizes}
+    recipe |= {name: value for name, value in asked.items() if value is not None}
+    return training.Config(options.model, color=options.color, seed=seed, **recipe)
 
 
 def seconds_to_compile(sizes: list[int], seconds: Sequence[float]) -> float | None:
@@ -202,15 +222,16 @@ def ratios(options: argparse.Namespace, runs: dict) -> list[float]:
     return [peer["seconds"] / our["seconds"] for our, peer in pairs]
 
 
-def name_of_record(color: str) -> str:
+def name_of_record(options: argparse.Namespace) -> str:
     """Return the name of the record, one for CPUs and one for each kind of accelerator."""
     kinds = "-".join(dict.fromkeys(devices.accelerators())).lower()
-    return "-".join(["benchmark-fast", color, *re.findall("[a-z0-9]+", kinds)])
+    ours = options.model.replace("_", "-")
+    return "-".join(["benchmark", ours, options.color, *re.findall("[a-z0-9]+", kinds)])
 
 
 def recorded(options: argparse.Namespace, sides: list[str]) -> dict[str, list[dict]]:
     """Return the runs of both sides that are recorded of this code, machine, peer and images."""
-    found = results.read(name_of_record(options.color))
+    found = results.read(name_of_record(options))
     runs = {side: [] for side in sides}
     if (
         found is None
@@ -237,7 +258,7 @@ def facts(options: argparse.Namespace) -> dict:
 
     from cifarlib import compute, training
 
-    config = configuration(options.color, options.epochs, 0)
+    config = configuration(options, 0)
     return {
         "peer": options.peer_name,
         "command_of_peer": options.peer,
@@ -255,10 +276,9 @@ def record(options: argparse.Namespace, runs: dict) -> None:
     """Write both sides to results/."""
     found = ratios(options, runs)
     told_color = {"rgb": "colour"}.get(options.color, options.color)
-    trained = f"the fast recipe in {told_color} on {devices.describe()}"
-    words = ["python benchmarks/fast.py", f"--color {options.color}", f"--num-runs {len(found)}"]
-    if options.epochs is not None:
-        words.append(f"--epochs {options.epochs}")
+    deep = " of the deep network" if options.model == "fast_deep" else ""
+    trained = f"the fast recipe{deep} in {told_color} on {devices.describe()}"
+    words = ["python benchmarks/fast.py", *words_of_ours(options), f"--num-runs {len(found)}"]
     if options.in_a_process > 1:
         words.append(f"--in-a-process {options.in_a_process}")
     words += [
@@ -266,7 +286,7 @@ def record(options: argparse.Namespace, runs: dict) -> None:
         f"--peer-name {shlex.quote(options.peer_name)}",
     ]
     results.write(
-        name_of_record(options.color),
+        name_of_record(options),
         chapter="07",
         metric=f"{trained}, against {options.peer_name}",
         values=found,

@@ -14,7 +14,7 @@ import pytest
 
 pytest.importorskip("keras")
 
-from cifarlib import training
+from cifarlib import recipes, training
 
 ROOT = Path(__file__).parents[1]
 if not (ROOT / "benchmarks").is_dir():
@@ -241,16 +241,50 @@ def test_runs_of_one_process_get_their_numbers_together(fast, tmp_path, monkeypa
 
 
 @pytest.mark.parametrize(
-    ("accelerators", "name"),
+    ("accelerators", "model", "name"),
     [
-        ([], "benchmark-fast-gray"),
-        (["NVIDIA H200"], "benchmark-fast-gray-nvidia-h200"),
-        (["Tesla T4"] * 2, "benchmark-fast-gray-tesla-t4"),
+        ([], "fast", "benchmark-fast-gray"),
+        (["NVIDIA H200"], "fast_deep", "benchmark-fast-deep-gray-nvidia-h200"),
+        (["Tesla T4"] * 2, "fast", "benchmark-fast-gray-tesla-t4"),
     ],
 )
-def test_each_kind_of_accelerator_has_a_record_of_its_own(fast, monkeypatch, accelerators, name):
+def test_each_model_and_accelerator_has_a_record_of_its_own(
+    fast, monkeypatch, accelerators, model, name
+):
     monkeypatch.setattr(fast.devices, "accelerators", lambda: accelerators)
-    assert fast.name_of_record("gray") == name
+    assert fast.name_of_record(SimpleNamespace(model=model, color="gray")) == name
+
+
+@pytest.mark.parametrize(
+    ("asked", "differs"),
+    [
+        ([], {}),
+        (["--color", "gray", "--epochs", "9"], {"color": "gray", "epochs": 9}),
+        (
+            ["--model", "fast_deep", "--image-sizes", "24,24,32"],
+            {"model": "fast_deep", "image_sizes": [24, 24, 32]},
+        ),
+    ],
+)
+def test_what_is_asked_of_ours_is_what_its_process_trains(
+    fast, monkeypatch, capsys, tiny, asked, differs
+):
+    told = []
+    monkeypatch.setattr(fast, "command_of_ours", lambda options: told.append(options) or ["false"])
+    monkeypatch.setattr(sys, "argv", ["fast.py", *asked])
+    monkeypatch.setenv("CIFARLIB_SOURCE", "synthetic")
+    with pytest.raises(SystemExit):
+        fast.main()
+    monkeypatch.undo()
+    monkeypatch.setattr(fast, "ours", lambda config: config.as_json())
+    words = [word.replace("{seed}", "3") for word in fast.command_of_ours(*told)[1:]]
+    monkeypatch.setattr(sys, "argv", words)
+    capsys.readouterr()
+    fast.main()
+    model = differs.get("model", "fast")
+    recipe = {**recipes.find("fast", model), "validation_fraction": 0.0}
+    expected = {**training.Config(model, seed=3, **recipe).as_json(), **differs}
+    assert json.loads(capsys.readouterr().out) == expected
 
 
 @pytest.mark.parametrize(
