@@ -102,7 +102,7 @@ def _counts(
     return network.count_params(), models.multiply_adds(network, size)
 
 
-_WITH_OWN_RECIPE = ("layered_cnn", "tuned_cnn", "fast", "fast_deep")
+_WITH_OWN_RECIPE = ("layered_cnn", "tuned_cnn", "fast", "fast_deep", "fast_wide")
 # What the projects published, with their recipe; every network with the modern one; the networks
 # with a fast recipe of their own; and that of chapters 4 and 5, whose seeds are those that these
 # have trained.
@@ -111,10 +111,11 @@ ENTRIES = (
     *(Entry(model, "gray", "published") for model in ("baseline", "baseline_regularized")),
     *(Entry(model) for model in models.DESIGNS if model not in _WITH_OWN_RECIPE),
     *(Entry(model, "gray") for model in ("baseline", "baseline_regularized")),
-    Entry("fast", "rgb", "fast"),
-    Entry("fast", "gray", "fast"),
-    Entry("fast_deep", "rgb", "fast"),
-    Entry("fast_deep", "gray", "fast"),
+    *(
+        Entry(model, color, "fast")
+        for model in ("fast", "fast_deep", "fast_wide")
+        for color in ("rgb", "gray")
+    ),
     Entry("tuned_cnn", "gray", "tuned", (1, 2, 3, 4, 5)),
     Entry("tuned_cnn", "rgb", "tuned", (1, 2, 3, 4, 5)),
 )

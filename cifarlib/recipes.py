@@ -79,6 +79,14 @@ FAST_DEEP: dict[str, Any] = {
     "augmentation_strength": 1.0,
     "image_sizes": (32,),
 }
+# Wider, longer and with stronger augmentation still: the best on images held out among five, of
+# which two were ResNet-18 with CutMix.
+FAST_WIDE: dict[str, Any] = {
+    **FAST_DEEP,
+    "epochs": 60,
+    "augmentation": ("alternate", "crop", "randaugment", "erase"),
+}
+_FAST_BY_MODEL = {"fast": FAST, "fast_deep": FAST_DEEP, "fast_wide": FAST_WIDE}
 
 
 def find(name: str, model: str) -> dict[str, Any]:
@@ -101,7 +109,7 @@ def find(name: str, model: str) -> dict[str, Any]:
     if name == "tuned":
         return _tuned(model)
     if name == "fast":
-        return dict(FAST_DEEP if model == "fast_deep" else FAST)
+        return dict(_FAST_BY_MODEL.get(model, FAST))
     if model not in PUBLISHED:
         advice = "Leave --recipe out: modern suits every model."
         told = f"a model with a published recipe ({', '.join(PUBLISHED)})"
@@ -115,7 +123,7 @@ def usual(model: str) -> str:
     >>> usual("resnet18"), usual("fast")
     ('modern', 'fast')
     """
-    return "fast" if model in ("fast", "fast_deep") else "modern"
+    return "fast" if model in _FAST_BY_MODEL else "modern"
 
 
 def _tuned(model: str) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """One contract for every model of the registry, and the counts that others published."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ FAST = 9 * (24 * 64 + 64 * 64 + 64 * 256 + 3 * 256 * 256) + 24 + 2 * 64 + 4 * 25
 ABOUT = {"deep_cnn": 1.2e6, "custom_cnn": 1.8e6}
 PROMISED = ("wide_resnet", "vit_tiny", "efficientnet_small")
 OURS = ("layered_cnn", "tuned_cnn")
+FASTS = ("fast", "fast_deep", "fast_wide")
 
 every_model = pytest.mark.parametrize("name", designs.TESTED)
 
@@ -43,7 +45,7 @@ def num_weights(variables) -> int:
 
 
 def test_the_registry_holds_every_published_model_and_every_promised_one():
-    assert set(models.DESIGNS) == {*PUBLISHED, *ABOUT, *PROMISED, *OURS, "fast", "fast_deep"}
+    assert set(models.DESIGNS) == {*PUBLISHED, *ABOUT, *PROMISED, *OURS, *FASTS}
 
 
 @pytest.mark.skipif(keras.backend.backend() == "jax", reason="it would build all of them")
@@ -96,6 +98,12 @@ def test_deeper_the_fast_network_adds_what_it_had_before_the_last_two_convolutio
             assert isinstance(normalised, keras.layers.BatchNormalization)
             assert isinstance(shortcut, keras.layers.Activation)
     assert models.multiply_adds(network) == pytest.approx(452e6, rel=0.01)
+
+
+def test_wider_it_has_the_same_layers_with_half_as_many_filters_again():
+    deep, wide = (models.find(f"fast_{name}").features for name in ("deep", "wide"))
+    assert wide.widths == tuple(width * 3 // 2 for width in deep.widths)
+    assert replace(wide, widths=deep.widths) == deep
 
 
 def test_a_design_of_ones_own_may_do_without_a_bias():

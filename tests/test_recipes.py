@@ -159,7 +159,14 @@ def test_the_larger_network_learns_by_the_same_recipe_for_longer():
     changed |= {"image_sizes"}
     found, other = config.as_json(), small.as_json()
     assert {name for name in found if found[name] != other[name]} == changed
-    assert recipes.usual("fast_deep") == "fast"
+    assert recipes.usual("fast_deep") == recipes.usual("fast_wide") == "fast"
+
+
+def test_the_widest_learns_by_its_recipe_for_longer_with_one_augmentation_more():
+    deep, wide = (recipes.find("fast", model) for model in ("fast_deep", "fast_wide"))
+    assert {name for name in wide if wide[name] != deep[name]} == {"epochs", "augmentation"}
+    assert wide["epochs"] > deep["epochs"]
+    assert set(wide["augmentation"]) - set(deep["augmentation"]) == {"randaugment"}
 
 
 def test_the_command_of_a_run_says_when_its_recipe_is_not_the_usual_one():
