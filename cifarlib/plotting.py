@@ -435,7 +435,9 @@ def plot_tradeoff(table: pd.DataFrame, cost: str, gain: str, title: str = "") ->
         told = "on the front" if is_on else "surpassed by one as cheap"
         ax.scatter(part[cost], part[gain], marker=marker, color=PALETTE[not is_on], label=told)
     ax.set_xscale("log")
-    ax.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    decades = np.log10(shown[cost].max() / shown[cost].min())
+    numbers = (1, 2, 5) if decades < 3 else (1, 3) if decades < 4 else (1,)
+    ax.xaxis.set_major_locator(ticker.LogLocator(subs=numbers))
     ax.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:,g}"))
     ax.xaxis.set_minor_formatter(ticker.NullFormatter())
     ax.set(xlabel=cost, ylabel=gain)

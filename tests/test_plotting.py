@@ -273,6 +273,24 @@ def test_a_tradeoff_of_nothing_says_so():
     assert "nothing is known of these" in texts(figure)
 
 
+@pytest.mark.parametrize("largest", [30, 900, 8_000, 90_000])
+def test_the_numbers_of_costs_keep_apart_however_far_they_reach(largest):
+    costs = [3, 3 * largest**0.5, 3 * largest]
+    table = pd.DataFrame({"cost": costs, "gain": [1.0, 2.0, 3.0]}, index=["a", "b", "c"])
+    figure = plotting.plot_tradeoff(table, "cost", "gain")
+    figure.canvas.draw()
+    low, high = figure.axes[0].get_xlim()
+    labels = [
+        text.get_window_extent()
+        for place, text in zip(
+            figure.axes[0].get_xticks(), figure.axes[0].get_xticklabels(), strict=True
+        )
+        if low <= place <= high
+    ]
+    assert len(labels) >= 4
+    assert not any(one.overlaps(other) for one, other in itertools.pairwise(labels))
+
+
 def test_names_of_points_that_lie_together_do_not_cover_each_other():
     places = {"cost": [10.0, 10.1, 10.2, 90.0, 91.0], "gain": [50.0, 50.2, 50.1, 80.0, 80.0]}
     names = ["one of them", "another one", "the third", "at the right edge", "and another there"]
