@@ -193,7 +193,7 @@ def _parser(name: str, defaults: dict[str, Any]) -> argparse.ArgumentParser:
     parser.add_argument(
         "--recipe",
         metavar="RECIPE",
-        help=f"{' or '.join(recipes.NAMES)} (default: modern, for the model fast its own); the "
+        help=f"{' or '.join(recipes.NAMES)} (default: modern, for fast networks their own); the "
         "options above are set on top of it",
     )
     return parser

@@ -89,6 +89,16 @@ def test_the_modern_recipe_is_what_training_does_by_itself(model):
     assert training.Config(model, **found).learning_rate <= training.Config(model).learning_rate
 
 
+@pytest.mark.parametrize("model", ["resnet18", "vit_tiny"])
+def test_the_long_recipe_is_the_modern_one_with_more_epochs_and_augmentation(model):
+    modern, long = (
+        training.Config(model, **recipes.find(name, model)).as_json() for name in ("modern", "long")
+    )
+    assert {name for name in long if long[name] != modern[name]} == {"epochs", "augmentation"}
+    assert long["epochs"] > modern["epochs"]
+    assert set(long["augmentation"]) > set(modern["augmentation"])
+
+
 def test_what_is_done_to_a_found_recipe_stays_there():
     found = recipes.find("published", "baseline")
     expected = dict(found)
