@@ -504,7 +504,7 @@ DESIGNS["fast_deep"] = Design(
 )
 DESIGNS["fast_wide"] = Design(
     "fast_wide",
-    "the same, half as wide again; design ours, the most accurate network here",
+    "the same, half as wide again; design ours",
     FastCNN((192, 576, 768), depth=3),
     has_bias=False,
 )
