@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--color", choices=("gray", "rgb"), default="rgb")
     parser.add_argument("--epochs", type=int, help="of ours (default: the recipe's)")
     parser.add_argument(
-        "--image-sizes", type=sizes, metavar="N,N,…", help="of ours (default: the recipe's)"
+        "--image-sizes", type=whole_numbers, metavar="N,N,…", help="of ours (default: the recipe's)"
     )
     parser.add_argument("--num-runs", type=int, default=3, help="of each side (default: 3)")
     parser.add_argument("--in-a-process", type=int, default=1, metavar="N", help="runs of a side")
@@ -108,7 +108,7 @@ def in_color(pictures: np.ndarray, color: str) -> np.ndarray:
     return images.to_grayscale(pictures) if color == "gray" else pictures
 
 
-def sizes(text: str) -> tuple[int, ...]:
+def whole_numbers(text: str) -> tuple[int, ...]:
     """Return numbers with commas in between."""
     return tuple(map(int, text.split(",")))
 
@@ -225,8 +225,8 @@ def ratios(options: argparse.Namespace, runs: dict) -> list[float]:
 def name_of_record(options: argparse.Namespace) -> str:
     """Return the name of the record, one for CPUs and one for each kind of accelerator."""
     kinds = "-".join(dict.fromkeys(devices.accelerators())).lower()
-    ours = options.model.replace("_", "-")
-    return "-".join(["benchmark", ours, options.color, *re.findall("[a-z0-9]+", kinds)])
+    model = options.model.replace("_", "-")
+    return "-".join(["benchmark", model, options.color, *re.findall("[a-z0-9]+", kinds)])
 
 
 def recorded(options: argparse.Namespace, sides: list[str]) -> dict[str, list[dict]]:
