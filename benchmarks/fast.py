@@ -36,7 +36,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cifarlib import data, devices, images, results
+from cifarlib import data, devices, errors, images, results
 
 MODELS = ("fast", "fast_deep")
 SHOWN = {"accuracy": "accuracy", "accuracy_with_views": "with six views"}
@@ -64,6 +64,10 @@ def main() -> None:
         parser.error("--record: expected --peer beside it; ours alone is benchmarks/networks.py")
     if options.in_a_process < 1 or options.num_runs < 1:
         parser.error("--num-runs, --in-a-process: expected at least 1")
+    try:
+        configuration(options, 0)
+    except errors.InputError as error:  # before any side trains
+        parser.error(str(error))
     if options.ours is not None:
         for seed in map(int, options.ours.split(",")):
             print(json.dumps(ours(configuration(options, seed))), flush=True)

@@ -168,6 +168,23 @@ def test_recording_needs_a_peer(fast, monkeypatch, capsys):
     assert "expected --peer" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "field"),
+    [("--image-sizes", "5", "image_sizes"), ("--epochs", "0", "epochs")],
+)
+def test_what_no_recipe_can_be_is_refused_before_anything_trains(
+    fast, monkeypatch, capsys, option, value, field
+):
+    """The sentence of the library, as argparse tells its own, and nothing measured."""
+    monkeypatch.setattr(fast, "measured", None)
+    monkeypatch.setattr(sys, "argv", ["fast.py", option, value])
+    with pytest.raises(SystemExit) as ended:
+        fast.main()
+    told = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert f"error: {field}: expected" in told and value in told.splitlines()[-1]
+
+
 def test_two_peers_in_turn(fast, tmp_path, monkeypatch, capsys, tiny):
     """Ours is replaced as well: what is tested is who runs when, on what, and what is printed."""
     line = json.dumps({"accuracy": 0.5, "seconds": 2.0})
