@@ -114,7 +114,11 @@ def in_color(pictures: np.ndarray, color: str) -> np.ndarray:
 
 def whole_numbers(text: str) -> tuple[int, ...]:
     """Return numbers with commas in between."""
-    return tuple(map(int, text.split(",")))
+    try:
+        return tuple(map(int, text.split(",")))
+    except ValueError:
+        told = f"expected whole numbers with commas in between, found {text!r}"
+        raise argparse.ArgumentTypeError(told) from None
 
 
 def words_of_ours(options: argparse.Namespace) -> list[str]:
