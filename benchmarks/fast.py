@@ -36,7 +36,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cifarlib import data, devices, errors, images, results
+from cifarlib import arguments, data, devices, errors, images, results
 
 MODELS = ("fast", "fast_deep")
 SHOWN = {"accuracy": "accuracy", "accuracy_with_views": "with six views"}
@@ -51,7 +51,10 @@ def main() -> None:
     parser.add_argument("--color", choices=("gray", "rgb"), default="rgb")
     parser.add_argument("--epochs", type=int, help="of ours (default: the recipe's)")
     parser.add_argument(
-        "--image-sizes", type=whole_numbers, metavar="N,N,…", help="of ours (default: the recipe's)"
+        "--image-sizes",
+        type=arguments.whole_numbers,
+        metavar="N,N,…",
+        help="of ours (default: the recipe's)",
     )
     parser.add_argument("--num-runs", type=int, default=3, help="of each side (default: 3)")
     parser.add_argument("--in-a-process", type=int, default=1, metavar="N", help="runs of a side")
@@ -110,15 +113,6 @@ def told(run: dict[str, float]) -> str:
 def in_color(pictures: np.ndarray, color: str) -> np.ndarray:
     """Return colour images in the colour that is asked for."""
     return images.to_grayscale(pictures) if color == "gray" else pictures
-
-
-def whole_numbers(text: str) -> tuple[int, ...]:
-    """Return numbers with commas in between."""
-    try:
-        return tuple(map(int, text.split(",")))
-    except ValueError:
-        told = f"expected whole numbers with commas in between, found {text!r}"
-        raise argparse.ArgumentTypeError(told) from None
 
 
 def words_of_ours(options: argparse.Namespace) -> list[str]:

@@ -23,6 +23,15 @@ def named_path(text: str) -> str:
     return text
 
 
+def whole_numbers(text: str) -> tuple[int, ...]:
+    """Return the numbers that an argument names with commas in between, such as image sizes."""
+    try:
+        return tuple(int(number) for number in text.split(","))
+    except ValueError:
+        told = f"expected whole numbers such as 24,32, found {text!r}"
+        raise argparse.ArgumentTypeError(told) from None
+
+
 class Parser(argparse.ArgumentParser):
     """A parser whose errors take one line, like all others."""
 

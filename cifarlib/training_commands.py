@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cifarlib import models, recipes, settings, training
-from cifarlib.arguments import COMMANDS, Parser, named_path
+from cifarlib.arguments import COMMANDS, Parser, named_path, whole_numbers
 from cifarlib.errors import InputError, nearest
 
 # A trial of a search is short, or there would be few of them.
@@ -186,7 +186,7 @@ def _parser(name: str, defaults: dict[str, Any]) -> argparse.ArgumentParser:
         kind = str(getattr(field.type, "__name__", field.type)).removesuffix(" | None")
         parser.add_argument(
             f"--{field.name.replace('_', '-')}",
-            type=_numbers if field.type == tuple[int, ...] else _KINDS.get(kind, _names),
+            type=whole_numbers if field.type == tuple[int, ...] else _KINDS.get(kind, _names),
             metavar=field.name.rpartition("_")[2].upper(),
             help=f"{field.metadata['help']}{default}".replace("%", "%%"),
         )
@@ -215,14 +215,6 @@ def _in_short(changes: dict[str, Any]) -> str:
 
 def _names(text: str) -> tuple[str, ...]:
     return () if text in ("", "none") else tuple(name.strip() for name in text.split(","))
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(number) for number in text.split(","))
-    except ValueError:
-        told = f"expected whole numbers such as 24,32, found {text!r}"
-        raise argparse.ArgumentTypeError(told) from None
 
 
 def _config(asked: dict[str, Any]) -> training.Config:
