@@ -15,6 +15,7 @@ from cifarlib import (
     at_once,
     data,
     devices,
+    errors,
     experiments,
     leaderboard,
     models,
@@ -118,4 +119,5 @@ def record(options, asked, compared, table) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with errors.told():
+        main()

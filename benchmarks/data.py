@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cifarlib import archives, data, images, results
+from cifarlib import archives, data, errors, images, results
 
 COMMAND = "python benchmarks/data.py --record"
 
@@ -32,7 +32,11 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=5, help="measurements of each side")
     parser.add_argument("--record", action="store_true", help="write the ratios to results/")
     options = parser.parse_args()
+    if options.repeat < 1:
+        parser.error("--repeat: expected at least 1")
     description = data.fetch()
+    if options.record:
+        results.check_recordable()
     print(description, "\n")
 
     def compare(name: str, metric: str, ours: Callable, theirs: Callable, repeat: int) -> None:
@@ -159,4 +163,5 @@ def _peak_memory_of_decoding(archive: str) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    with errors.told():
+        main()

@@ -156,10 +156,28 @@ def configuration(options: argparse.Namespace, seed: int):
     """Return what ours trains: the model's fast recipe on all training images."""
     from cifarlib import recipes, training
 
-    recipe = {**recipes.find("fast", options.model), "validation_fraction": 0.0}
+    recipe = {**recipes.find("fast", options.model), **changes(options)}
+    return training.Config(
+        options.model, color=options.color, seed=seed, **recipe, validation_fraction=0.0
+    )
+
+
+def changes(options: argparse.Namespace) -> dict:
+    """Return what is asked of ours that its recipe says otherwise."""
+    from cifarlib import recipes
+
+    recipe = recipes.find("fast", options.model)
     asked = {"epochs": options.epochs, "image_sizes": options.image_sizes}
-    recipe |= {name: value for name, value in asked.items() if value is not None}
-    return training.Config(options.model, color=options.color, seed=seed, **recipe)
+    return {name: value for name, value in asked.items() if value not in (None, recipe[name])}
+
+
+def told_changes(options: argparse.Namespace) -> list[str]:
+    """Return the same in words, such as ``["12 epochs"]``."""
+    found = changes(options)
+    told = [f"{found['epochs']} epochs"] if "epochs" in found else []
+    if "image_sizes" in found:
+        told.append(f"{', '.join(map(str, found['image_sizes']))} pixels")
+    return told
 
 
 def seconds_to_compile(sizes: list[int], seconds: Sequence[float]) -> float | None:
@@ -226,9 +244,9 @@ def ratios(options: argparse.Namespace, runs: dict) -> list[float]:
 
 def name_of_record(options: argparse.Namespace) -> str:
     """Return the name of the record, one for CPUs and one for each kind of accelerator."""
-    kinds = "-".join(dict.fromkeys(devices.accelerators())).lower()
-    model = options.model.replace("_", "-")
-    return "-".join(["benchmark", model, options.color, *re.findall("[a-z0-9]+", kinds)])
+    told = ["benchmark", options.model, options.color, *told_changes(options)]
+    told += dict.fromkeys(devices.accelerators())
+    return "-".join(re.findall("[a-z0-9]+", " ".join(told).lower()))
 
 
 def recorded(options: argparse.Namespace, sides: list[str]) -> dict[str, list[dict]]:
@@ -279,7 +297,8 @@ def record(options: argparse.Namespace, runs: dict) -> None:
     found = ratios(options, runs)
     told_color = {"rgb": "colour"}.get(options.color, options.color)
     deep = " of the deep network" if options.model == "fast_deep" else ""
-    trained = f"the fast recipe{deep} in {told_color} on {devices.describe()}"
+    changed = f" ({'; '.join(told_changes(options))})" if changes(options) else ""
+    trained = f"the fast recipe{deep}{changed} in {told_color} on {devices.describe()}"
     words = ["python benchmarks/fast.py", *words_of_ours(options), f"--num-runs {len(found)}"]
     if options.in_a_process > 1:
         words.append(f"--in-a-process {options.in_a_process}")
@@ -309,4 +328,5 @@ def record(options: argparse.Namespace, runs: dict) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with errors.told():
+        main()

@@ -19,7 +19,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 
-from cifarlib import data, devices, features, images, results, search
+from cifarlib import data, devices, errors, features, images, results, search
 
 COUNTS, STRENGTHS = [50, 100, 200], [1e-4, 1e-3, 1e-2, 1]
 GRID = [
@@ -43,6 +43,8 @@ def main() -> None:
     if options.record and options.size != 50_000:
         parser.error("--record: expected all images, without --size")
     train, _ = data.load_cifar10()
+    if options.record:
+        results.check_recordable()
     X = images.flatten(images.to_unit_range(images.to_grayscale(train.images[: options.size])))
     y = train.labels[: options.size]
     workers = devices.num_cores()
@@ -95,4 +97,5 @@ def _seconds(work) -> float:
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore", ConvergenceWarning)  # it is known of the reference
-    main()
+    with errors.told():
+        main()

@@ -12,7 +12,7 @@ import time
 
 import numpy as np
 
-from cifarlib import classical, data, devices, images, results
+from cifarlib import classical, data, devices, errors, images, results
 
 RANDOM = ("patches", "mirrored patches")
 SEEDS = [0, 1, 2]
@@ -90,4 +90,5 @@ def measure(name, rung, color, seeds, train, test, record) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with errors.told():
+        main()

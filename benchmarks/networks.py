@@ -19,7 +19,7 @@ import functools
 import statistics
 import sys
 
-from cifarlib import data, leaderboard, models, recipes
+from cifarlib import data, errors, leaderboard, models, recipes
 
 
 def main() -> None:
@@ -69,4 +69,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with errors.told():
+        main()

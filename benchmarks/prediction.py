@@ -20,6 +20,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from cifarlib import errors
+
 BESIDE = "baseline"
 BATCH = 250
 REPEATS = 7
@@ -33,6 +35,8 @@ def main() -> None:
     parser.add_argument("--record", action="store_true", help="write to results/")
     parser.add_argument("--here", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.repeats < 1:
+        parser.error("--repeats: expected at least 1")
     if options.here:
         print(json.dumps(_measure(options.here, options.repeats)))
         return
@@ -41,6 +45,8 @@ def main() -> None:
     for name in options.models:
         if name != leaderboard.LINEAR:
             models.find(name)
+    if options.record:
+        results.check_recordable()
     everything = [*(name for name in models.DESIGNS if name != "layered_cnn"), leaderboard.LINEAR]
     for name in options.models or everything:
         figures = _in_a_process(name, options.repeats)
@@ -129,4 +135,5 @@ def _seconds(predict: Callable, pictures) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    with errors.told():
+        main()

@@ -16,7 +16,7 @@ import time
 import keras
 import numpy as np
 
-from cifarlib import compute, data, devices, models, results, training
+from cifarlib import compute, data, devices, errors, models, results, training
 from cifarlib.splits import Split, split_validation
 
 SIZE, EPOCHS, SEEDS = 8_000, 4, [0, 1, 2]
@@ -41,6 +41,8 @@ def main() -> None:
     if options.record and (options.size, options.epochs, options.seeds) != (SIZE, EPOCHS, SEEDS):
         parser.error("--record: expected the default --size, --epochs and --seeds")
     train, _ = data.load_cifar10()
+    if options.record:
+        results.check_recordable()
     split = Split(train.images[: options.size], train.labels[: options.size])
     print(data.current(), f"{devices.describe_cpu()}; Keras {keras.__version__}", sep="\n")
     speeds, accuracies = {kind: [] for kind in KINDS}, {kind: [] for kind in KINDS}
@@ -174,4 +176,5 @@ def input_share(split: Split, speed: float) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    with errors.told():
+        main()

@@ -3,8 +3,11 @@
 Not for programming mistakes: those keep Python's own exceptions and their traceback.
 """
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 
 class CifarlibError(Exception):
@@ -46,3 +49,17 @@ def nearest(name: object, known: Iterable[str]) -> str:
     lowered = {word.lower(): word for word in known}
     found = difflib.get_close_matches(str(name).lower(), lowered, n=1, cutoff=0.4)
     return f"Did you mean {lowered[found[0]]}?" if found else "Choose one of these."
+
+
+@contextlib.contextmanager
+def told() -> Iterator[None]:
+    """Within this context an error for the user ends the program, as `cifarlib` ends: in a line."""
+    program = Path(sys.argv[0]).name
+    try:
+        yield
+    except CifarlibError as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        sys.exit(error.exit_status)
+    except KeyboardInterrupt:
+        print(f"{program}: interrupted.", file=sys.stderr)
+        sys.exit(130)

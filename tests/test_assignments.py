@@ -508,12 +508,25 @@ def convolve(picture, kernel, bias):
     windows = np.lib.stride_tricks.sliding_window_view(picture, kernel.shape[:2], axis=(0, 1))
     return np.einsum("hwcij,ijcf->hwf", windows, kernel) + bias
 """
+SHADE = """
+class Shade(keras.layers.Layer):
+    def __init__(self, seed=None):
+        super().__init__()
+        self.seeds = keras.random.SeedGenerator(seed)
+
+    def call(self, pictures, training=False):
+        if not training:
+            return pictures
+        factors = keras.random.uniform((len(pictures), 1, 1, 1), 0.7, 1.3, seed=self.seeds)
+        return keras.ops.clip(pictures * factors, 0, 255)
+"""
 RIGHT = {
     "gray_by_hand": GRAY,
     "standardize_pixels": STANDARDIZE,
     "one_against_rest": ONE_AGAINST_REST,
     "gain_over_default": GAIN,
     "convolve": CONVOLVE,
+    "shade": SHADE.replace("len(pictures)", "keras.ops.shape(pictures)[0]"),
     "build_network": SPECIFIED,
     "sign_flip_p": SIGN_FLIP,
 }
@@ -568,6 +581,7 @@ LOOKS_RIGHT = [
     ("build_network", SPECIFIED.replace("momentum=0.9", ""), "momentum 0.9"),
     ("build_network", SPECIFIED.replace("MaxPooling2D((2", "AveragePooling2D((2"), "in this order"),
     ("build_network", SPECIFIED.replace('"relu")(x)', '"linear")(x)'), "in this order"),
+    ("shade", SHADE, "may be any"),  # when traced, a batch has no length
     ("build_network", SPECIFIED.replace("Dense(10)", "Dense(10, 'relu')"), "in this order"),
 ]
 

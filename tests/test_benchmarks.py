@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import runpy
 import shlex
 import sys
 from dataclasses import replace
@@ -28,6 +29,27 @@ def test_every_benchmark_says_how_it_is_used(path, capsys, monkeypatch):
     with pytest.raises(SystemExit) as ended:
         loaded(path.stem).main()
     assert ended.value.code == 0 and "--record" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "told"),
+    [
+        *(
+            (name, [], "nowhere: expected an archive or a folder")
+            for name in ("ablation", "data", "fast", "grid", "linear", "training")
+        ),
+        ("networks", ["--list"], "nowhere: expected an archive or a folder"),
+        ("prediction", ["resnet"], "Did you mean resnet18?"),
+    ],
+)
+def test_bad_input_ends_a_benchmark_in_one_line(name, arguments, told, monkeypatch, capsys):
+    monkeypatch.setenv("CIFARLIB_SOURCE", "nowhere")
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / "benchmarks" / f"{name}.py"), run_name="__main__")
+    line = capsys.readouterr().err
+    assert ended.value.code == 2 and line.startswith(f"{name}.py: ") and line.count("\n") == 1
+    assert told in line
 
 
 def loaded(name):
@@ -236,8 +258,17 @@ def test_a_benchmark_that_was_stopped_goes_on_with_the_pairs_that_are_missing(
     assert found.details["ours_accuracy"] == [0.5, 0.5]
     assert found.details["peer_seconds"] == [5.0, 5.0]
     assert "ours: accuracy 50.0 ± 0.0 (n = 2)" in capsys.readouterr().out
-    # Of another recipe, nothing is taken over.
+    # Of another setting nothing is taken over, and nothing is lost.
     monkeypatch.setattr(sys, "argv", ["fast.py", *arguments, "--epochs", "9"])
+    calls.write_text("....")
+    fast.main()
+    assert calls.read_text() == "....0011"
+    other = fast.results.read("benchmark-fast-rgb-9-epochs")
+    assert "fast recipe (9 epochs) in colour" in other.metric and "--epochs 9" in other.command
+    assert fast.results.read("benchmark-fast-rgb") == found
+    # Nor of other code.
+    monkeypatch.setattr(sys, "argv", ["fast.py", *arguments])
+    monkeypatch.setattr("cifarlib.training.code_digest", lambda config: "other")
     calls.write_text("....")
     fast.main()
     assert calls.read_text() == "....0011"
@@ -262,18 +293,40 @@ def test_runs_of_one_process_get_their_numbers_together(fast, tmp_path, monkeypa
 
 
 @pytest.mark.parametrize(
-    ("accelerators", "model", "name"),
+    ("accelerators", "asked", "name"),
     [
-        ([], "fast", "benchmark-fast-gray"),
-        (["NVIDIA H200"], "fast_deep", "benchmark-fast-deep-gray-nvidia-h200"),
-        (["Tesla T4"] * 2, "fast", "benchmark-fast-gray-tesla-t4"),
+        ([], {}, "fast-gray"),
+        (["NVIDIA H200"], {"model": "fast_deep"}, "fast-deep-gray-nvidia-h200"),
+        (["Tesla T4"] * 2, {}, "fast-gray-tesla-t4"),
+        ([], {"epochs": 10, "image_sizes": (24, 24, 24, 32)}, "fast-gray"),  # as the recipe says
+        (["Tesla T4"], {"epochs": 12}, "fast-gray-12-epochs-tesla-t4"),
+        ([], {"epochs": 9, "image_sizes": (24, 32)}, "fast-gray-9-epochs-24-32-pixels"),
     ],
 )
-def test_each_model_and_accelerator_has_a_record_of_its_own(
-    fast, monkeypatch, accelerators, model, name
+def test_each_model_setting_and_accelerator_has_a_record_of_its_own(
+    fast, monkeypatch, accelerators, asked, name
 ):
     monkeypatch.setattr(fast.devices, "accelerators", lambda: accelerators)
-    assert fast.name_of_record(SimpleNamespace(model=model, color="gray")) == name
+    options = {"model": "fast", "color": "gray", "epochs": None, "image_sizes": None, **asked}
+    assert fast.name_of_record(SimpleNamespace(**options)) == f"benchmark-{name}"
+
+
+def test_every_record_of_a_race_has_the_name_of_what_raced(fast):
+    recorded = fast.results.read_all()
+    races = [result for result in recorded if result.name.startswith("benchmark-fast")]
+    assert races
+    for race in races:
+        config = race.details["config"]
+        options = SimpleNamespace(
+            model=config["model"],
+            color=config["color"],
+            epochs=config["epochs"],
+            image_sizes=tuple(config["image_sizes"]),
+        )
+        with pytest.MonkeyPatch.context() as patched:
+            accelerators = race.details["accelerators"]
+            patched.setattr(fast.devices, "accelerators", lambda found=accelerators: found)
+            assert fast.name_of_record(options) == race.name
 
 
 @pytest.mark.parametrize(
