@@ -11,7 +11,7 @@ LOCK := $(shell command -v flock >/dev/null 2>&1 && echo "flock .venv.lock")
 TORCH ?= torch
 
 .PHONY: notebooks test test-style test-units test-training test-chapters \
-    test-training-and-chapters test-backends test-jax-networks test-jax-training test-torch \
+    test-units-and-training test-backends test-jax-networks test-jax-training test-torch \
     test-colab lab record results benchmarks environment clean
 
 notebooks: environment
@@ -26,7 +26,7 @@ LATER = > build/$@.log 2>&1 || { cat build/$@.log; exit 1; }; tail -n 1 build/$@
 
 test: environment
 	$(BIN)/cifarlib data fetch
-	@$(AT_ONCE) test-units test-training-and-chapters
+	@$(AT_ONCE) test-chapters test-units-and-training
 
 test-style: environment
 	$(BIN)/ruff check .
@@ -44,8 +44,8 @@ test-training: test-style
 	@mkdir -p build
 	$(BIN)/python -m pytest $(SLOWEST) $(NETWORK_TESTS) $(TRAINING_TESTS) $(LATER)
 
-test-training-and-chapters:
-	@$(MAKE) --no-print-directory -j1 test-training test-chapters
+test-units-and-training:
+	@$(MAKE) --no-print-directory -j1 test-units test-training
 
 test-chapters: test-style
 	@mkdir -p build
