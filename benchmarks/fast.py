@@ -26,6 +26,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import statistics
 import subprocess
 import sys
@@ -71,16 +72,23 @@ def main() -> None:
         configuration(options, 0)
     except errors.InputError as error:  # before any side trains
         parser.error(str(error))
+    try:
+        words_of_peer = shlex.split(options.peer or "")
+    except ValueError as error:
+        parser.error(f"--peer: {error}")
+    if options.peer is not None and not (words_of_peer and shutil.which(words_of_peer[0])):
+        parser.error(f"--peer: expected a program and its arguments, found {options.peer!r}")
     if options.ours is not None:
         for seed in map(int, options.ours.split(",")):
             print(json.dumps(ours(configuration(options, seed))), flush=True)
         return
     sides = {"ours": command_of_ours(options)}
     if options.peer:
-        sides[options.peer_name] = shlex.split(options.peer)
+        sides[options.peer_name] = words_of_peer
     train, test = data.load_cifar10()
     if options.record:
         results.check_recordable()
+        check_replaces_nothing(options)
     print(data.current(), devices.describe(), sep="\n", flush=True)
     runs = recorded(options, list(sides)) if options.record else {side: [] for side in sides}
     with tempfile.TemporaryDirectory() as folder:
@@ -270,6 +278,23 @@ def recorded(options: argparse.Namespace, sides: list[str]) -> dict[str, list[di
             dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)
         ]
     return runs
+
+
+def check_replaces_nothing(options: argparse.Namespace) -> None:
+    """Refuse to put a race against another program, or on another machine, in a record's place.
+
+    Pairs of other code are replaced, since nobody could repeat them.
+    """
+    found = results.read(name_of_record(options))
+    if found is None:
+        return
+    asked = {**facts(options), "hardware": devices.describe()}
+    recorded = {**found.details, "hardware": found.hardware}
+    for key in ("hardware", "peer", "command_of_peer", "in_a_process"):
+        if recorded.get(key) != asked[key]:
+            told = f"{key.replace('_', ' ')} {recorded.get(key)!r}, as in results/{found.name}.json"
+            advice = "Race as the record says, or without --record, or move the file away."
+            raise errors.InputError("--record", told, repr(asked[key]), advice)
 
 
 def facts(options: argparse.Namespace) -> dict:

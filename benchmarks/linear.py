@@ -83,7 +83,7 @@ def measure(name, rung, color, seeds, train, test, record) -> None:
             seconds=time.monotonic() - began,
             command=(
                 f"python benchmarks/linear.py --rung '{rung}' --color {color}"
-                f"{'' if seeds in ([0], SEEDS) else f' --seeds {listed}'} --record"
+                f"{'' if rung not in RANDOM or seeds == SEEDS else f' --seeds {listed}'} --record"
             ),
             details=details,
         )

@@ -6,6 +6,7 @@ several devices (`training`, ``num_devices``), nor for searches, which share a j
 """
 
 import multiprocessing
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from typing import Any
@@ -34,6 +35,9 @@ def each(
             except Exception as error:  # told to whoever asked, who may want the others
                 yield place, None, error
         return
+    # Else the first process takes all of a GPU's memory; read when a backend starts.
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     with futures.ThreadPoolExecutor(num_jobs) as threads:
         places = {
             threads.submit(_in_a_process, function, arguments): place

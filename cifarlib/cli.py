@@ -28,6 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         Exit status: 0, or 1 for a failure, 2 for bad input, 130 when interrupted.
     """
+    if hasattr(sys.stdout, "reconfigure"):  # Windows redirects in a code page that lacks most names
+        sys.stdout.reconfigure(errors="backslashreplace")
     parser = _parser()
     options, options.rest = parser.parse_known_args(arguments)
     if options.rest and options.command not in (_train, _tune):

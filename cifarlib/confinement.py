@@ -266,7 +266,8 @@ def watch_writes(allowed: Sequence[str], log: str) -> None:
     """
     folders = [_resolved(folder) + os.sep for folder in allowed]
     # Devices and what belongs to the system are no places where anything stays.
-    folders += ["/dev/", "/proc/"] if os.name == "posix" else []
+    is_posix = os.name == "posix"
+    folders += ["/dev/", "/proc/"] if is_posix else [f"{_resolved(os.devnull)}{os.sep}"]
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.write(descriptor, b"null\n")
     told: set[str] = set()

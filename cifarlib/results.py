@@ -313,7 +313,9 @@ def current_commit() -> str:
 
     def git(*words: str) -> str:
         command = ["git", "-C", str(folder().parent), *words]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            command, capture_output=True, encoding="utf-8", check=True
+        ).stdout.strip()
 
     def is_changed(path: str) -> bool:
         """Tell whether a chapter differs by more than by what was recorded in it."""

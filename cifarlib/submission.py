@@ -178,20 +178,22 @@ def _gather(path: Path) -> _Material:
         raise InputError(path, "a notebook or a folder", found, advice)
     if not notebooks:
         raise InputError(path, "a folder with notebooks", "none", advice)
-    if unfit := next(filter(has_drive, (*notebooks, *helpers)), None):
+    if unfit := next(filter(leads_away, (*notebooks, *helpers)), None):
         advice = "Windows would take its beginning for a drive; rename it."
         raise InputError(unfit, "a name that every system takes", "a colon", advice)
     _check_size(path, helpers)
     return _Material(title, notebooks, helpers, left_out)
 
 
-def has_drive(name: str) -> bool:
-    """Tell whether a relative name would lead elsewhere on Windows.
+def leads_away(name: str) -> bool:
+    """Tell whether a name would lead out of any folder that it is joined to.
 
-    >>> has_drive("C:notes.py"), has_drive("Week 1: notes.py")
-    (True, False)
+    By a drive, on Windows, or by a slash at its beginning.
+
+    >>> leads_away("C:notes.py"), leads_away("/notes.py"), leads_away("Week 1: notes.py")
+    (True, True, False)
     """
-    return bool(PureWindowsPath(name).drive)
+    return bool(PureWindowsPath(name).anchor)
 
 
 def _read(path: Path) -> nbformat.NotebookNode:

@@ -183,7 +183,9 @@ def _parser(name: str, defaults: dict[str, Any]) -> argparse.ArgumentParser:
         default = defaults.get(field.name, field.default)
         default = ",".join(map(str, default)) if isinstance(default, tuple) else default
         default = "" if default is None else f" (default: {default})"
-        kind = str(getattr(field.type, "__name__", field.type)).removesuffix(" | None")
+        # A union has a name of its own since Python 3.14.
+        is_plain = isinstance(field.type, type)
+        kind = field.type.__name__ if is_plain else str(field.type).removesuffix(" | None")
         parser.add_argument(
             f"--{field.name.replace('_', '-')}",
             type=whole_numbers if field.type == tuple[int, ...] else _KINDS.get(kind, _names),

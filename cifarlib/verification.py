@@ -252,6 +252,8 @@ def _read(path: Path) -> _Handed:
         or not isinstance(listed, dict)
     ):
         raise _BrokenError(f"{MANIFEST} is not what cifarlib submit writes")
+    if any(submission.leads_away(name.removeprefix(NOTEBOOKS)) for name in members):
+        raise _BrokenError("a name that points outside")
     found = {name: hashlib.sha256(content).hexdigest() for name, content in members.items()}
     faults = {
         "changed": [name for name in found if name in listed and found[name] != listed[name]],
@@ -264,8 +266,6 @@ def _read(path: Path) -> _Handed:
         for name, content in members.items()
         if name.startswith(NOTEBOOKS) and name in listed
     }
-    if any(map(submission.has_drive, contents)):
-        raise _BrokenError("a name with a drive in it")
     handed = _Handed(manifest, contents, "; ".join(told) or "ok")
     if not handed.notebooks:
         raise _BrokenError("no notebook in it")

@@ -211,6 +211,16 @@ def test_what_no_recipe_can_be_is_refused_before_anything_trains(
     assert f"error: {field}: expected" in told and found in told
 
 
+@pytest.mark.parametrize("peer", ["no-such-program {seed}", "python 'unbalanced", " "])
+def test_a_peer_that_cannot_run_is_refused_before_ours_trains(fast, monkeypatch, capsys, peer):
+    monkeypatch.setattr(sys, "argv", ["fast.py", "--peer", peer])
+    monkeypatch.setattr(fast, "measured", None)
+    with pytest.raises(SystemExit) as ended:
+        fast.main()
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert ended.value.code == 2 and "--peer: " in line
+
+
 def test_two_peers_in_turn(fast, tmp_path, monkeypatch, capsys, tiny):
     """Ours is replaced as well: what is tested is who runs when, on what, and what is printed."""
     line = json.dumps({"accuracy": 0.5, "seconds": 2.0})
@@ -266,7 +276,12 @@ def test_a_benchmark_that_was_stopped_goes_on_with_the_pairs_that_are_missing(
     other = fast.results.read("benchmark-fast-rgb-9-epochs")
     assert "fast recipe (9 epochs) in colour" in other.metric and "--epochs 9" in other.command
     assert fast.results.read("benchmark-fast-rgb") == found
-    # Nor of other code.
+    # Nor does another program take the place of the recorded one.
+    monkeypatch.setattr(sys, "argv", ["fast.py", *arguments, "--peer-name", "another"])
+    with pytest.raises(fast.errors.InputError, match="as in results/"):
+        fast.main()
+    assert fast.results.read("benchmark-fast-rgb") == found
+    # Of other code nothing is taken over, and what nobody can repeat is replaced.
     monkeypatch.setattr(sys, "argv", ["fast.py", *arguments])
     monkeypatch.setattr("cifarlib.training.code_digest", lambda config: "other")
     calls.write_text("....")
