@@ -88,7 +88,6 @@ def main() -> None:
     train, test = data.load_cifar10()
     if options.record:
         results.check_recordable()
-        check_replaces_nothing(options)
     print(data.current(), devices.describe(), sep="\n", flush=True)
     runs = recorded(options, list(sides)) if options.record else {side: [] for side in sides}
     with tempfile.TemporaryDirectory() as folder:
@@ -258,15 +257,26 @@ def name_of_record(options: argparse.Namespace) -> str:
 
 
 def recorded(options: argparse.Namespace, sides: list[str]) -> dict[str, list[dict]]:
-    """Return the runs of both sides that are recorded of this code, machine, peer and images."""
+    """Return the runs of both sides that are recorded of this code, machine, peer and images.
+
+    Of other code or images none are, and the record will be replaced.
+
+    Raises:
+        errors.InputError: if the record is of another peer or machine, and would be lost.
+    """
     found = results.read(name_of_record(options))
     runs = {side: [] for side in sides}
-    if (
-        found is None
-        or any(found.details.get(key) != value for key, value in facts(options).items())
-        or found.hardware != devices.describe()
-        or found.data_fingerprint != data.current().fingerprint
-    ):
+    if found is None:
+        return runs
+    asked = {**facts(options), "hardware": devices.describe()}
+    there = {**found.details, "hardware": found.hardware}
+    differing = [key for key in asked if there.get(key) != asked[key]]
+    for key in ("hardware", "peer", "command_of_peer", "in_a_process"):
+        if key in differing:
+            told = f"{key.replace('_', ' ')} {there.get(key)!r}, as in results/{found.name}.json"
+            advice = "Race as the record says, or without --record, or move the file away."
+            raise errors.InputError("--record", told, repr(asked[key]), advice)
+    if differing or found.data_fingerprint != data.current().fingerprint:
         return runs
     for side, prefix in zip(sides, ("ours_", "peer_"), strict=True):
         columns = {
@@ -278,23 +288,6 @@ def recorded(options: argparse.Namespace, sides: list[str]) -> dict[str, list[di
             dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)
         ]
     return runs
-
-
-def check_replaces_nothing(options: argparse.Namespace) -> None:
-    """Refuse to put a race against another program, or on another machine, in a record's place.
-
-    Pairs of other code are replaced, since nobody could repeat them.
-    """
-    found = results.read(name_of_record(options))
-    if found is None:
-        return
-    asked = {**facts(options), "hardware": devices.describe()}
-    recorded = {**found.details, "hardware": found.hardware}
-    for key in ("hardware", "peer", "command_of_peer", "in_a_process"):
-        if recorded.get(key) != asked[key]:
-            told = f"{key.replace('_', ' ')} {recorded.get(key)!r}, as in results/{found.name}.json"
-            advice = "Race as the record says, or without --record, or move the file away."
-            raise errors.InputError("--record", told, repr(asked[key]), advice)
 
 
 def facts(options: argparse.Namespace) -> dict:
@@ -322,7 +315,8 @@ def record(options: argparse.Namespace, runs: dict) -> None:
     found = ratios(options, runs)
     told_color = {"rgb": "colour"}.get(options.color, options.color)
     deep = " of the deep network" if options.model == "fast_deep" else ""
-    changed = f" ({'; '.join(told_changes(options))})" if changes(options) else ""
+    told = told_changes(options)
+    changed = f" ({'; '.join(told)})" if told else ""
     trained = f"the fast recipe{deep}{changed} in {told_color} on {devices.describe()}"
     words = ["python benchmarks/fast.py", *words_of_ours(options), f"--num-runs {len(found)}"]
     if options.in_a_process > 1:
