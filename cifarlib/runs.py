@@ -25,7 +25,7 @@ import keras
 import numpy as np
 import pandas as pd
 
-from cifarlib import files, models  # the latter registers the layers that files name
+from cifarlib import files, models, progress  # models registers the layers that files name
 from cifarlib.errors import CifarlibError, InputError
 
 
@@ -123,18 +123,21 @@ def is_finished(folder: Path) -> bool:
 
 
 @contextlib.contextmanager
-def claim(path: Path, asked: dict[str, Any], *, resume: bool) -> Iterator[RunFolder]:
+def claim(
+    path: Path, asked: dict[str, Any], *, resume: bool, wait: bool = False
+) -> Iterator[RunFolder]:
     """Hold a run's folder, making it if need be.
 
     Args:
         path: the folder.
         asked: what decides the run's outcome, as JSON values, possibly nested.
         resume: go on with a run that is there.
+        wait: until another process that holds the folder is done with it.
 
     Raises:
         InputError: if the folder holds anything and ``resume`` is not set, or another run, or
             no run at all.
-        CifarlibError: if another process holds it.
+        CifarlibError: if another process holds it, and ``wait`` is not set.
     """
     path = Path(path)
     asked = json.loads(json.dumps(asked))  # as it will be read again: tuples become lists
@@ -144,11 +147,9 @@ def claim(path: Path, asked: dict[str, Any], *, resume: bool) -> Iterator[RunFol
         raise InputError(
             path, "a folder for the run", error.strerror or "none", "Name another."
         ) from error
-    lock = filelock.FileLock(path / ".lock", timeout=0)
+    lock = filelock.FileLock(path / ".lock")
     try:
-        lock.acquire()
-    except filelock.Timeout as error:
-        raise CifarlibError(f"{path}: another process is training in this folder.") from error
+        _acquire(lock, path, wait)
     except OSError as error:
         raise InputError(path, "a folder to write to", str(error), "Name another.") from error
     try:
@@ -169,6 +170,17 @@ def claim(path: Path, asked: dict[str, Any], *, resume: bool) -> Iterator[RunFol
         if not (path / "config.json").exists():  # it was not ours to lock
             with contextlib.suppress(OSError):
                 (path / ".lock").unlink()
+
+
+def _acquire(lock: filelock.FileLock, path: Path, wait: bool) -> None:
+    held = f"{path}: another process is training in this folder"
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout as error:
+        if not wait:
+            raise CifarlibError(f"{held}.") from error
+        progress.say(f"{held}; waiting for it.")
+        lock.acquire()
 
 
 def _check_claim(path: Path, asked: dict[str, Any], resume: bool) -> None:

@@ -11,7 +11,7 @@ import os
 import socket
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +124,22 @@ def begun(study: optuna.Study, default: Mapping[str, Any]) -> list[FrozenTrial]:
         elif trial.state != TrialState.WAITING and not was_given_up(trial):
             counted.append(trial)
     return counted
+
+
+def running_elsewhere(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
+    """Return those that another process of this machine is running, and that will end.
+
+    Of another machine's nobody here knows whether they ever do.
+    """
+    here = _worker()
+    return [
+        trial
+        for trial in trials
+        if trial.state == TrialState.RUNNING
+        and (worker := trial.user_attrs.get("worker"))
+        and worker[0] == here[0]
+        and worker[1] != here[1]
+    ]
 
 
 def was_given_up(trial: FrozenTrial) -> bool:

@@ -232,7 +232,7 @@ def train(
         resume: go on with the run in that folder; start it if there is none.
         kept_in: instead of a folder for this run, one for many: each lies under a name made
             from everything that decides its outcome, and is read, or resumed, when the same is
-            asked for again of the same code.
+            asked for again of the same code; what another process trains is waited for.
         on_epoch: called with each new row of the history; what it raises ends the training.
 
     Returns:
@@ -286,7 +286,7 @@ def train(
             folder, resume = Path(kept_in) / name, True
             if runs.is_finished(folder):  # several processes may read it
                 return _read(folder)
-        claim = runs.claim(Path(folder), asked, resume=resume)
+        claim = runs.claim(Path(folder), asked, resume=resume, wait=kept_in is not None)
     with contextlib.ExitStack() as held:
         with compute.parallel(config.num_devices):
             # What cannot be trained fails here, before the folder is made.

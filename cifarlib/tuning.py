@@ -59,6 +59,7 @@ RECIPE: dict[str, BaseDistribution] = {
 }
 # Trials that are judged against the median before it means anything would be pruned by chance.
 NUM_UNPRUNED = 5
+WAIT_SECONDS = 1.0  # between looks at what other processes still do
 _STATES = {
     TrialState.COMPLETE: "finished",
     TrialState.PRUNED: "pruned",
@@ -221,13 +222,15 @@ def tune(
             seed. Its model is a registered name, a file of `write`, or a design by numbers; the
             layers of the latter two are searched as well.
         space: see `space_for`.
-        num_trials: trials that the study shall have in the end, with those of earlier calls.
+        num_trials: trials that the study shall have in the end, with those of earlier calls;
+            the last ones of other processes on this machine are waited for.
         time_budget: seconds after which this call begins no further trial.
         journal: the study's file, made if need be; None to keep nothing.
         max_multiply_adds: larger networks than this, see `models.multiply_adds`, are pruned
             without training; the default never.
         train_split: see `training.train`.
-        on_trial: called with Optuna's record of each trial that ended.
+        on_trial: called with Optuna's record of each trial that ended, and of each that is
+            waited for.
 
     Raises:
         InputError: if the space does not fit, or the journal holds another study or is damaged.
@@ -246,21 +249,31 @@ def tune(
     if callable(start.model) and not _layers(start.model):  # a name says nothing of what it does
         asked["design"] = training.design_digest(models.build(start.model, start.color))
     pruner = optuna.pruners.MedianPruner(NUM_UNPRUNED, n_warmup_steps=start.epochs // 3)
+    tell = on_trial or (lambda trial: None)
     began = time.monotonic()
     with studies.quiet():
         study = studies.begin(journal, asked, pruner)
         earlier = sum(trial.user_attrs.get("seconds", 0) for trial in study.get_trials())
         progress.remember(journal, earlier)
+        awaited: set[int] = set()
         while time_budget is None or time.monotonic() - began < time_budget:
             with studies.alone(journal):
-                if len(studies.begun(study, default)) >= num_trials:
-                    break
-                studies.check_same(study, asked, journal)
-                trial = studies.ask(study, space, default, start.seed)
-            limit = None if trial.params == default else max_multiply_adds
-            _run(study, trial, start, limit, train_split)
-            if on_trial:
-                on_trial(study.trials[trial.number])
+                begun, trial = studies.begun(study, default)[:num_trials], None
+                if len(begun) < num_trials:
+                    studies.check_same(study, asked, journal)
+                    trial = studies.ask(study, space, default, start.seed)
+            if trial:
+                limit = None if trial.params == default else max_multiply_adds
+                _run(study, trial, start, limit, train_split)
+                tell(study.trials[trial.number])
+            elif running := studies.running_elsewhere(begun):
+                for other in running:
+                    if other.number not in awaited:
+                        tell(other)
+                awaited.update(other.number for other in running)
+                time.sleep(WAIT_SECONDS)
+            else:
+                break
         return _outcome(study, start, space, default)
 
 
@@ -376,6 +389,8 @@ def write(
 
 def told(trial: FrozenTrial) -> str:
     """Return what became of a trial, in a line."""
+    if trial.state == TrialState.RUNNING:
+        return f"trial {trial.number}: waiting for the process that is running it"
     row = _row(trial, trial.params)
     accuracy = "" if row["accuracy"] is None else f" {row['accuracy']:.2%}"
     why = f" ({row['why']})" if row["why"] else ""

@@ -21,6 +21,7 @@ from cifarlib import (  # noqa: E402
     compute,
     layered,
     models,
+    progress,
     recipes,
     runs,
     splits,
@@ -774,6 +775,32 @@ def test_a_kept_run_is_read_again_and_an_interrupted_one_resumed(split, base_run
         assert training.train(config(), split, kept_in=tmp_path / "kept").folder == again.folder
 
 
+def test_a_kept_run_that_another_process_trains_is_waited_for(
+    split, base_run, tmp_path, monkeypatch
+):
+    class EnoughError(Exception):
+        pass
+
+    def stop(row):
+        raise EnoughError
+
+    with pytest.raises(EnoughError):
+        training.train(config(), split, kept_in=tmp_path, on_epoch=stop)
+    (folder,) = tmp_path.iterdir()
+    other = filelock.FileLock(folder / ".lock")
+    other.acquire()
+    told, epochs = [], []
+
+    def say(line):
+        told.append(line)
+        other.release()  # the other process was killed after an epoch
+
+    monkeypatch.setattr(progress, "say", say)
+    run = training.train(config(), split, kept_in=tmp_path, on_epoch=epochs.append)
+    assert len(told) == 1 and str(folder) in told[0] and "waiting for it" in told[0]
+    assert [row["epoch"] for row in epochs] == [2, 3] and outcome(run) == outcome(base_run)
+
+
 def folder_of(asked, split, tmp_path):
     """Return the name under which a run is kept, without training it."""
 
@@ -782,7 +809,7 @@ def folder_of(asked, split, tmp_path):
 
     claimed = []
 
-    def claim(path, asked, *, resume):
+    def claim(path, asked, **_):
         claimed.append(path.name)
         raise EnoughError
 

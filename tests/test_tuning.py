@@ -287,6 +287,56 @@ def test_two_that_begin_the_last_trial_at_once_begin_one(journal, monkeypatch):
         assert len(counted(search_for_four().study)) == 4
 
 
+# The last trials of other processes
+
+
+@pytest.fixture
+def other(run_python, wait_until, journal, tmp_path, monkeypatch):
+    """Return a process that holds the third and last trial of a study until a file comes."""
+    monkeypatch.setattr(tuning, "WAIT_SECONDS", 0.02)
+    process = in_a_process(run_python, str(journal), 3, {3: "held"}, "go")
+    wait_until((tmp_path / "held").exists, process)
+    return process
+
+
+def test_the_last_trial_of_another_process_is_waited_for(other, journal, tmp_path):
+    told = []
+
+    def tell(trial):
+        told.append(tuning.told(trial))
+        (tmp_path / "go").touch()
+
+    tuned = search(journal, 3, on_trial=tell)
+    assert told == ["trial 2: waiting for the process that is running it"]
+    assert len(tuned.trials) == 3 and "running" not in states(tuned)
+    assert other.wait(120) == 0
+
+
+@posix
+def test_what_is_waited_for_is_tried_again_when_its_process_is_killed(other, journal):
+    def kill(trial):
+        if trial.state == TrialState.RUNNING:
+            other.kill()
+            other.wait()
+
+    tuned = search(journal, 3, on_trial=kill)
+    assert counted(tuned.study) == counted(search(num_trials=3).study)
+
+
+@pytest.mark.parametrize("why", ["budget", "machine", "own process"])
+def test_a_trial_that_may_never_end_is_not_waited_for(other, journal, monkeypatch, why):
+    options = {}
+    if why == "budget":
+        options["time_budget"] = 0.5
+    elif why == "machine":
+        monkeypatch.setattr(studies.socket, "gethostname", lambda: "another")
+    else:
+        monkeypatch.setattr(studies.os, "getpid", lambda: other.pid)
+    tuned = search(journal, 3, **options)
+    assert states(tuned)[2] == "running"
+    assert tuned.best_trial in (0, 1), "what has finished counts"
+
+
 # The time budget
 
 
