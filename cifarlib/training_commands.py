@@ -6,6 +6,7 @@ import json
 import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from cifarlib import models, recipes, settings, training
@@ -53,17 +54,20 @@ def tune(arguments: Sequence[str]) -> None:
     start = _config({**TRIAL, **_within_profile(asked)})
     for changes in also.values():
         tuning.variant(start, **changes)  # refused now, too
-    name = f"runs/tuned-{start.model_name}-{start.color}"
-    output = output or f"{name}.json"
+    journal = journal or f"runs/tuned-{start.model_name}-{start.color}.journal"
+    # Beside its journal, so that another search does not replace it.
+    output = output or str(Path(journal).with_suffix(".json"))
     if not output.endswith(".json"):
         advice = "It stands for a model only by this ending."
         raise InputError("output", "a name that ends in .json", repr(output), advice)
+    if Path(output) == Path(journal):
+        raise InputError("output", "another file than the journal", repr(output), "Name another.")
     tuned = tuning.tune(
         start,
         search,
         num_trials=num_trials,
         time_budget=time_budget,
-        journal=journal or f"{name}.journal",
+        journal=journal,
         max_multiply_adds=max_multiply_adds,
         on_trial=lambda trial: print(tuning.told(trial), flush=True),
     )
@@ -162,7 +166,11 @@ def tune_parser() -> argparse.ArgumentParser:
         "--final-epochs", type=int, metavar="N", default=None, help="epochs of finals and recipe"
     )
     parser.add_argument(
-        "--output", type=named_path, metavar="FILE", default=None, help="what was found, as JSON"
+        "--output",
+        type=named_path,
+        metavar="FILE",
+        default=None,
+        help="what was found, as JSON (default: beside the journal)",
     )
     return parser
 

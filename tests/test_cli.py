@@ -517,6 +517,12 @@ def test_what_a_search_finds_is_written_and_can_be_trained(synthetic_source, wid
     assert cli.main([*TUNE, "--num-trials", "3", "--seed", "1"]) == 2
     assert "a study with seed = 1, found 0" in capsys.readouterr().err
 
+    # Another search does not replace what this one has found.
+    before = Path(path).read_bytes()
+    assert cli.main([*TUNE, "--num-trials", "1", "--journal", "mine/second.journal"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("mine/second.json has it")
+    assert Path("mine/second.json").exists() and Path(path).read_bytes() == before
+
     words = first[-1].rpartition("next: cifarlib ")[2].split()
     assert cli.main([*words, "--epochs", "1", "--validation-fraction", "0.2"]) == 0
     assert Path("runs/layered_cnn-gray-0/model.keras").exists()
@@ -536,6 +542,9 @@ def test_an_idea_of_ones_own_is_trained_with_the_finalists(synthetic_source, wid
 def test_a_file_that_would_be_no_model_is_refused_before_the_search(synthetic_source, capsys):
     assert cli.main([*TUNE, "--num-trials", "1", "--output", "my best"]) == 2
     assert "a name that ends in .json, found 'my best'" in capsys.readouterr().err
+    assert cli.main([*TUNE, "--num-trials", "1", "--journal", "best.json"]) == 2
+    assert "another file than the journal, found 'best.json'" in capsys.readouterr().err
+    assert not Path("best.json").exists()
 
 
 @pytest.mark.parametrize("option", ["--finalists", "--final-epochs"])
