@@ -109,19 +109,20 @@ def find(name: str, model: str) -> dict[str, Any]:
     """
     if name not in NAMES:
         raise InputError("recipe", " or ".join(NAMES), repr(name), nearest(name, NAMES))
-    if name == "modern":
-        return dict(_MODERN.get(model, {}))
-    if name == "long":
-        return {**find("modern", model), **_LONG}
     if name == "tuned":
         return _tuned(model)
+    network = _registered(model)
+    if name == "modern":
+        return dict(_MODERN.get(network, {}))
+    if name == "long":
+        return {**find("modern", network), **_LONG}
     if name == "fast":
-        return dict(_FAST_BY_MODEL.get(model, FAST))
-    if model not in PUBLISHED:
+        return dict(_FAST_BY_MODEL.get(network, FAST))
+    if network not in PUBLISHED:
         advice = "Leave --recipe out: modern suits every model."
         told = f"a model with a published recipe ({', '.join(PUBLISHED)})"
         raise InputError("recipe published", told, repr(model), advice)
-    return dict(PUBLISHED[model])
+    return dict(PUBLISHED[network])
 
 
 def usual(model: str) -> str:
@@ -130,7 +131,15 @@ def usual(model: str) -> str:
     >>> usual("resnet18"), usual("fast")
     ('modern', 'fast')
     """
-    return "fast" if model in _FAST_BY_MODEL else "modern"
+    return "fast" if _registered(model) in _FAST_BY_MODEL else "modern"
+
+
+def _registered(model: str) -> str:
+    """Return the key of the registry that a file of `tuning` names, if it does, else the model."""
+    if not model.endswith(".json"):
+        return model
+    found = layered.read(model).model
+    return found if isinstance(found, str) else model
 
 
 def _tuned(model: str) -> dict[str, Any]:

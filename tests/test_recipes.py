@@ -130,6 +130,26 @@ def test_the_tuned_recipe_is_the_one_in_the_file(tmp_path):
     assert config.augmentation == ("flip",) and config.learning_rate == 0.01
 
 
+@pytest.mark.parametrize("model", ["vit_tiny", "vgg6", "fast_deep"])
+def test_a_file_that_names_a_network_is_trained_with_the_recipes_of_that_network(model, tmp_path):
+    path = tmp_path / "found.json"
+    path.write_text(json.dumps({"model": model, "recipe": {"learning_rate": 0.02}}))
+    assert recipes.usual(str(path)) == recipes.usual(model)
+    names = {"modern", "long", "fast"} | ({"published"} if model in recipes.PUBLISHED else set())
+    for name in names:
+        assert recipes.find(name, str(path)) == recipes.find(name, model)
+    config = training.Config(str(path), **recipes.find("modern", str(path)))
+    assert "--learning-rate" not in training.command(config)
+
+
+def test_a_file_with_numbers_of_layers_is_trained_as_any_other_network(tmp_path):
+    path = tmp_path / "found.json"
+    path.write_text(json.dumps({"model": {"width": 2}, "recipe": {}}))
+    assert recipes.usual(str(path)) == "modern" and recipes.find("modern", str(path)) == {}
+    with pytest.raises(InputError, match="a model with a published recipe"):
+        recipes.find("published", str(path))
+
+
 @pytest.mark.parametrize("model", ["baseline", '{"width": 2}'])
 def test_a_model_that_no_search_has_found_has_no_tuned_recipe(model):
     with pytest.raises(InputError, match=r"a model that a search has found.*cifarlib tune"):
