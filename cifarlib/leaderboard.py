@@ -406,7 +406,11 @@ def record(entry: Entry, measured: dict[int, dict[str, Any]]) -> results.Result:
 
     Seeds of other code, configuration or images are not kept.
     """
-    rows = dict(sorted({**_recorded(entry), **measured}.items()))
+    with results.alone():  # another process may be adding a seed
+        return _record(entry, dict(sorted({**_recorded(entry), **measured}.items())))
+
+
+def _record(entry: Entry, rows: dict[int, dict[str, Any]]) -> results.Result:
     config = entry.config(next(iter(rows)))
     return results.write(
         entry.name,

@@ -5,15 +5,17 @@ and `stamp` fills those from the files, so that a number can always be traced to
 that produced it. Not for measuring: benchmarks, chapters and training do that.
 """
 
+import contextlib
 import json
 import math
 import re
 import statistics
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import filelock
 import nbformat
 
 from cifarlib import chapters, colab, data, devices, files, settings
@@ -68,6 +70,14 @@ def folder() -> Path:
             "results", "a checkout of the project", "an installed package", "Clone the repository."
         )
     return root / "results"
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Let one process at a time read what is recorded in this checkout and replace it."""
+    folder().mkdir(exist_ok=True)
+    with filelock.FileLock(folder() / ".lock"):
+        yield
 
 
 def write(
@@ -228,9 +238,10 @@ def without_records(notebook: str) -> str:
 def stamp_readme() -> None:
     """Fill the marked places of the checkout's README."""
     path = folder().parent / "README.md"
-    text = path.read_text(encoding="utf-8")
-    if (stamped := stamp(text)) != text:
-        files.write_text(path, stamped)
+    with alone():
+        text = path.read_text(encoding="utf-8")
+        if (stamped := stamp(text)) != text:
+            files.write_text(path, stamped)
 
 
 def _chapter_seconds(number: str, profile: str) -> str:

@@ -1,6 +1,7 @@
 """Records of networks: what is missing, what is stale, seeds that come one by one."""
 
 import json
+import threading
 from types import SimpleNamespace
 
 import numpy as np
@@ -105,6 +106,24 @@ def test_seeds_are_recorded_one_by_one_and_sorted(checkout):
     assert leaderboard.entry_of(results.read(SMALL.name)) == SMALL
     again = leaderboard.record(SMALL, {3: row(0.80)})
     assert again.values == (0.80, 0.74), "what is measured again replaces the old"
+
+
+def test_two_that_record_at_once_lose_no_seed(monkeypatch):
+    honest, others = leaderboard._recorded, []
+
+    def recorded(entry):
+        found = honest(entry)
+        if not others:  # what is there has been read, and another process comes with its seed
+            other = threading.Thread(target=leaderboard.record, args=(SMALL, {5: row(0.74)}))
+            others.append(other)
+            other.start()
+            other.join(timeout=1)
+        return found
+
+    monkeypatch.setattr(leaderboard, "_recorded", recorded)
+    leaderboard.record(SMALL, {3: row(0.70)})
+    others[0].join()
+    assert results.read(SMALL.name).values == (0.70, 0.74)
 
 
 def test_each_seed_keeps_where_it_came_from():
