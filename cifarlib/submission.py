@@ -179,8 +179,9 @@ def _gather(path: Path) -> _Material:
     if not notebooks:
         raise InputError(path, "a folder with notebooks", "none", advice)
     if unfit := next(filter(leads_away, (*notebooks, *helpers)), None):
-        advice = "Windows would take its beginning for a drive; rename it."
-        raise InputError(unfit, "a name that every system takes", "a colon", advice)
+        advice = "Windows would take that for another place; rename it."
+        found = f"one that begins with {PureWindowsPath(unfit).anchor!r}"
+        raise InputError(unfit, "a name that every system takes", found, advice)
     _check_size(path, helpers)
     return _Material(title, notebooks, helpers, left_out)
 
