@@ -80,8 +80,14 @@ class Peak(NamedTuple):
 
 
 def source() -> bytes:
-    """Return the source of what decides how fast networks are computed, and how it is rounded."""
-    return "".join(map(inspect.getsource, (sys.modules[__name__], winograd))).encode()
+    """Return the source of what decides how fast networks are computed, and how it is rounded.
+
+    How the hardware is asked does not: the number format that follows is told apart.
+    """
+    text = "".join(map(inspect.getsource, (sys.modules[__name__], winograd)))
+    for part in (source, _compute_capability):
+        text = text.replace(inspect.getsource(part), "")
+    return text.encode()
 
 
 def measure_peak(precision: str) -> Peak:
@@ -302,7 +308,11 @@ def _is_cpu_fast_in_bfloat16() -> bool:
 
 
 def _compute_capability() -> tuple[int, int] | None:
-    """Return the compute capability of the first NVIDIA GPU, None for other accelerators."""
+    """Return the compute capability of the first NVIDIA GPU, None for TPUs and the like.
+
+    (0, 0) for what PyTorch finds otherwise, such as an Apple GPU: nobody has measured yet whether
+    short formats are faster there.
+    """
     backend = keras.backend.backend()
     if backend == "tensorflow":
         import tensorflow
@@ -313,11 +323,13 @@ def _compute_capability() -> tuple[int, int] | None:
     if backend == "torch":
         import torch
 
-        return torch.cuda.get_device_capability(0)
+        return torch.cuda.get_device_capability(0) if torch.cuda.is_available() else (0, 0)
     import jax
 
     capability = getattr(jax.devices()[0], "compute_capability", None)
-    return tuple(int(part) for part in capability.split(".")) if capability else None
+    if not capability or not capability.replace(".", "").isdigit():  # AMD's are "gfx90a"
+        return None
+    return tuple(int(part) for part in capability.split("."))
 
 
 def _can_fuse(layer: keras.Layer) -> bool:

@@ -12,6 +12,7 @@ import functools
 import hashlib
 import importlib
 import inspect
+import itertools
 import json
 import math
 import numbers
@@ -754,7 +755,23 @@ def _described(network: keras.Model) -> bytes:
     names = dict.fromkeys(re.findall(r'"name": "([^"]+)"', text))
     for index, name in enumerate(names):  # a key may read the same, such as "activation"
         text = re.sub(f'"{re.escape(name)}"(?!:)', f'"#{index}"', text)
-    return text.encode()
+    own = {type(layer) for layer in network._flatten_layers() if _is_own(type(layer))}
+    return "".join([text, *sorted(map(_source_of, own))]).encode()
+
+
+def _is_own(kind: type) -> bool:
+    """Tell whether a layer is somebody's own; its configuration does not tell what it does."""
+    return kind.__module__.partition(".")[0] not in ("keras", "cifarlib")
+
+
+def _source_of(kind: type) -> str:
+    """Return the source of a layer's methods, which a notebook has, too, unlike that of classes."""
+    classes = itertools.takewhile(_is_own, kind.__mro__)
+    methods = [each for own in classes for each in vars(own).values() if inspect.isfunction(each)]
+    try:
+        return repr(kind) + "".join(map(inspect.getsource, methods))
+    except OSError:  # typed into Python's own prompt
+        return repr(kind) + "".join(each.__code__.co_code.hex() for each in methods)
 
 
 def _without_defaults(config: Any) -> Any:

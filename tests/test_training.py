@@ -686,6 +686,24 @@ def test_images_of_ones_own_are_not_called_cifar_10(split, base_run):
     assert base_run.metrics["data_fingerprint"] is None
 
 
+class Shifted(keras.layers.Layer):
+    """A layer whose configuration does not say what it does."""
+
+    def call(self, x):
+        return x + 1
+
+
+def test_a_layer_of_ones_own_that_does_something_else_is_another_design(monkeypatch):
+    def digest():
+        inputs = keras.Input((4,))
+        return training.design_digest(keras.Model(inputs, Shifted()(inputs)))
+
+    before = digest()
+    assert digest() == before
+    monkeypatch.setattr(Shifted, "call", lambda self, x: x + 2)
+    assert digest() != before
+
+
 class Unregistered(keras.layers.Layer):
     """A layer that Keras cannot make from a file."""
 
