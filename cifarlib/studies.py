@@ -117,13 +117,14 @@ def begun(study: optuna.Study, default: Mapping[str, Any]) -> list[FrozenTrial]:
         study: the study.
         default: parameters of trial 0.
     """
-    counted = []
     for trial in study.get_trials(deepcopy=False):
         if trial.state == TrialState.RUNNING and _is_dead(trial.user_attrs.get("worker")):
             give_up(study, trial, trial.params if trial.number else default)
-        elif trial.state != TrialState.WAITING and not was_given_up(trial):
-            counted.append(trial)
-    return counted
+    return [
+        trial
+        for trial in study.get_trials(deepcopy=False)
+        if trial.state != TrialState.WAITING and not was_given_up(trial)
+    ]
 
 
 def running_elsewhere(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:

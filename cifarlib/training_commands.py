@@ -74,7 +74,9 @@ def tune(arguments: Sequence[str]) -> None:
     print(tuned)
     final = None
     if count or also:
-        budget = {"epochs": epochs or training.Config("baseline").epochs, "train_size": None}
+        usual = QUICK if settings.asked_profile() == "quick" else {}
+        usual = usual.get("epochs", training.Config("baseline").epochs)
+        budget = {"epochs": epochs or usual, "train_size": None}
         kept = settings.cache_folder() / "runs"
         seeds = [start.seed + 1]
         final = tuning.finals(tuned, count, seeds, also=also, kept_in=kept, **budget)

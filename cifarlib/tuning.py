@@ -93,7 +93,7 @@ class Tuning(NamedTuple):
         lines = [
             f"{counts}; {self.trials['seconds'].sum():.0f} s, pruning saved about "
             f"{self.seconds_saved():.0f} s",
-            f"Best: trial {self.best_trial}, {self.study.best_value:.2%} on validation images",
+            f"Best: trial {self.best_trial}, {self.best_value:.2%} on validation images",
         ]
         if (default := _value_of_default(self)) is not None:
             lines.append(f"Default: {default:.2%}")
@@ -119,7 +119,19 @@ class Tuning(NamedTuple):
     @property
     def best_trial(self) -> int:
         """Return the number of the best trial."""
-        return self.study.best_trial.number
+        return int(self.finished().idxmax())
+
+    @property
+    def best_value(self) -> float:
+        """Return the accuracy of the best trial."""
+        return float(self.finished().max())
+
+    def finished(self) -> pd.Series:
+        """Return the accuracies of the trials that finished, by number.
+
+        The study itself may know more by now, if other processes go on with it.
+        """
+        return self.trials[self.trials["state"] == "finished"]["accuracy"].astype(float)
 
     def counts(self) -> dict[str, int]:
         """Return how many trials ended in which state."""
@@ -237,7 +249,7 @@ def tune(
         CifarlibError: if no trial has finished.
     """
     _check_numbers(num_trials, time_budget, max_multiply_adds)
-    space = space_for(start.model, space)
+    space = {name: _kept_as(each) for name, each in space_for(start.model, space).items()}
     default = _default(start, space)
     asked = {
         **start.as_json(),
@@ -293,7 +305,7 @@ def finals(
 
     Args:
         tuning: the search.
-        count: how many of its best trials.
+        count: how many of its best trials, of those that tried the same the first.
         seeds: numbers that the search has not used.
         also: ideas that the search has not had, by a name each: what each changes, see `variant`.
         train_split: see `training.train`.
@@ -309,13 +321,21 @@ def finals(
     """
     if tuning.start.seed in seeds:
         raise InputError("seeds", "others than the search's", str(list(seeds)), "Change them.")
-    ranked = tuning.trials[tuning.trials["state"] == "finished"]["accuracy"].astype(float)
-    best = ranked.drop(0, errors="ignore").nlargest(count).index
-    names = ["default", *(f"trial {number}" for number in best), *(also or {})]
+    names = ["default", *(f"trial {number}" for number in _best(tuning, count)), *(also or {})]
     variants = {
         name: dataclasses.replace(_finalist(tuning, name, also), **budget) for name in names
     }
     return experiments.compare(variants, seeds, train_split, kept_in=kept_in)
+
+
+def _best(tuning: Tuning, count: int) -> list[int]:
+    """Return the best trials, best first: other ones than the default, and each once."""
+    known, best = [tuning.default], []
+    for number in tuning.finished().sort_values(ascending=False, kind="stable").index:
+        if len(best) < count and (params := tuning.study.trials[number].params) not in known:
+            known.append(params)
+            best.append(int(number))
+    return best
 
 
 def winner(comparison: experiments.Comparison) -> str:
@@ -367,7 +387,7 @@ def write(
         "command": command,
         "metric": "validation accuracy of the best epoch",
         "best_trial": tuning.best_trial,
-        "best_validation_accuracy": tuning.study.best_value,
+        "best_validation_accuracy": tuning.best_value,
         "default_validation_accuracy": _value_of_default(tuning),
         "chosen": name,
         "also": also,
@@ -435,6 +455,17 @@ def _model_json(model: str | Callable) -> str | dict[str, Any]:
     return model.__name__ if callable(model) else models.find(model).name
 
 
+def _kept_as(distribution: BaseDistribution) -> BaseDistribution:
+    """Return a distribution as it will be read from a journal, where tuples become lists."""
+    if not isinstance(distribution, CategoricalDistribution):
+        return distribution
+    return CategoricalDistribution([_listed(choice) for choice in distribution.choices])
+
+
+def _listed(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
 def _default(start: training.Config, space: Mapping[str, BaseDistribution]) -> dict[str, Any]:
     if not start.validation_fraction:
         advice = "Set it; trials are judged on them."
@@ -447,7 +478,7 @@ def _default(start: training.Config, space: Mapping[str, BaseDistribution]) -> d
             raise InputError(
                 f"space {name}", "a distribution of Optuna", repr(distribution), advice
             )
-        value = getattr(layers if hasattr(layers, name) else start, name)
+        value = _listed(getattr(layers if hasattr(layers, name) else start, name))
         if isinstance(distribution, CategoricalDistribution):
             is_inside = value in distribution.choices
         else:
@@ -574,7 +605,8 @@ def _row(trial: FrozenTrial, space) -> dict[str, Any]:
 
 
 def _value_of_default(tuning: Tuning) -> float | None:
-    for trial in tuning.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-        if trial.params == tuning.default:
-            return trial.value
+    trials = tuning.study.get_trials(deepcopy=False)
+    for number, accuracy in tuning.finished().items():
+        if trials[number].params == tuning.default:
+            return accuracy
     return None

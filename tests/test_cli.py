@@ -566,6 +566,19 @@ def test_a_quick_profile_shortens_the_trials_of_a_search(monkeypatch, capsys):
     assert capsys.readouterr().err.count("CIFARLIB_PROFILE is quick: 3 epochs") == 1
 
 
+def test_a_quick_profile_shortens_the_finals_of_a_search(
+    synthetic_source, wide, monkeypatch, capsys
+):
+    from cifarlib import tuning
+
+    budgets = []
+    monkeypatch.setattr(tuning, "finals", lambda *_, **budget: budgets.append(budget) or 1 / 0)
+    monkeypatch.setenv("CIFARLIB_PROFILE", "quick")
+    for words in ([], ["--final-epochs", "5"]):
+        assert cli.main([*TUNE, "--num-trials", "1", "--finalists", "1", *words]) == 1
+    assert [budget["epochs"] for budget in budgets] == [3, 5]
+
+
 def test_an_interrupted_search_says_that_the_same_command_continues(
     synthetic_source, wide, monkeypatch, capsys
 ):

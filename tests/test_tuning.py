@@ -140,11 +140,15 @@ def test_a_default_outside_the_space_is_refused(space, message, journal):
 
 
 def test_a_space_of_tuples_is_kept_in_a_journal(journal):
-    space = {"augmentation": CategoricalDistribution([("flip",), ("flip", "crop"), ()])}
-    for num_trials in (2, 4):
+    choices = [("flip",), ("flip", "crop"), ()]
+    space = {"augmentation": CategoricalDistribution(choices), **SPACE}
+    with pytest.raises(KeyboardInterrupt):
+        search(journal, 4, space=space, stumbles={3: KeyboardInterrupt()})
+    for num_trials in (4, 14):  # from the tenth on the sampler learns
         tuned = search(journal, num_trials, space=space)
-    assert states(tuned) == ["finished"] * 4
-    assert tuned.best.augmentation in ((), ("flip",), ("flip", "crop"))
+    assert len(counted(tuned.study)) == 14
+    assert tuned.best.augmentation in choices
+    assert "Default: " in str(tuned)
 
 
 @pytest.mark.parametrize(
@@ -773,6 +777,35 @@ def test_finalists_are_the_default_and_the_best_and_train_longer(whole, monkeypa
     assert seen["variants"][f"trial {first}"].model.width == params["width"]
     assert seen["variants"]["default"].learning_rate == whole.start.learning_rate
     assert (seen["seeds"], seen["kept_in"]) == ([4, 5], "here")
+
+
+def test_no_network_is_twice_in_the_finals(journal, monkeypatch):
+    monkeypatch.setattr(experiments, "compare", lambda variants, *_, **__: list(variants))
+    with pytest.raises(KeyboardInterrupt):  # trial 1 is the default, too
+        search(journal, 1, space={"width": SPACE["width"]}, stumbles={1: KeyboardInterrupt()})
+    space = {"width": IntDistribution(1, 3)}
+    tuned = search(num_trials=12, space=space)
+    widths = [tuned.config(int(name[6:])).model.width for name in tuning.finals(tuned, 5, [1])[1:]]
+    assert sorted(widths) == [1, 3], "of three, one is the default's"
+    tuned = search(journal, 3, space={"width": SPACE["width"]})
+    assert tuning.finals(tuned, 5, [1]) == ["default", *names_of_others(tuned)]
+
+
+def names_of_others(tuned) -> list[str]:
+    others = tuned.finished()[[t.params != tuned.default for t in finished_trials(tuned)]]
+    return [f"trial {number}" for number in others.sort_values(ascending=False).index]
+
+
+def finished_trials(tuned):
+    return [tuned.study.trials[number] for number in tuned.finished().index]
+
+
+def test_what_was_found_does_not_change_when_others_go_on(journal):
+    tuned = search(journal, 3)
+    told, best = str(tuned), tuned.best
+    better = search(journal, 14)
+    assert better.best_value > tuned.best_value == better.trials["accuracy"][:3].max()
+    assert str(tuned) == told and tuned.best == best
 
 
 def test_finals_with_the_seed_of_the_search_are_refused(whole):
