@@ -4,6 +4,7 @@ scikit-learn's ``GridSearchCV`` to its users, with a journal behind it. Not for 
 settings are too many for a grid: `tuning` has those.
 """
 
+import collections
 import contextlib
 import copy
 import json
@@ -32,17 +33,22 @@ from cifarlib.errors import CifarlibError, InputError
 
 # How long a search waits for another at the same journal: then it finds the work done.
 LOCK_SECONDS = 60
+# After so long a worker hands over what it has finished, for the journal, and begins the rest anew,
+# with the steps that are shared; so that these cost a tenth at most, not before so many times what
+# the first fit took.
+RETURN_SECONDS = 60
+RETURN_FACTOR = 10
 
 
 class ResumableGridSearchCV(GridSearchCV):
     """scikit-learn's ``GridSearchCV`` that shares work, remembers it, and stops in time.
 
     *Shares*: candidates that differ only in the later steps of a pipeline share the earlier
-    ones, fitted once a fold. *Remembers*: finished fits are kept in a journal; the same call
-    after an interruption, or with a larger grid, computes what is missing. *Stops*: after the
-    time budget no fit is begun, and the best of the finished candidates wins. Work is spread by
-    joblib, one BLAS thread a worker, so ``joblib.parallel_config(backend="dask")`` spreads it
-    over several machines.
+    ones, fitted once a fold. *Remembers*: finished fits are kept in a journal, about every minute;
+    the same call after an interruption, or with a larger grid, computes what is missing.
+    *Stops*: after the time budget no fit is begun, and the best of the finished candidates wins.
+    Work is spread by joblib, one BLAS thread a worker, so that
+    ``joblib.parallel_config(backend="dask")`` spreads it over several machines.
 
     Args:
         estimator: what to search over, usually a pipeline.
@@ -159,17 +165,19 @@ class ResumableGridSearchCV(GridSearchCV):
         self.num_remembered_ = num_fits - sum(len(work.candidates) for work in missing)
         pieces = [piece for work in missing for piece in _split(work, self.estimator, candidates)]
         # The folds of one candidate side by side, so that a time budget leaves few torn.
-        pieces.sort(key=lambda piece: piece.candidates[0])
+        pieces = collections.deque(sorted(pieces, key=lambda piece: piece.candidates[0]))
         budget = math.inf if self.time_budget is None else self.time_budget
+        is_kept = self.journal is not None
+
+        def seconds_left() -> float:
+            return budget - (time.monotonic() - began)
 
         def in_time() -> Iterator:
-            for fold, indices in pieces:
-                left = budget - (time.monotonic() - began)
-                if left <= 0:
-                    return
+            while pieces and (left := seconds_left()) > 0:
+                fold, indices = pieces.popleft()
                 chosen = {index: candidates[index] for index in indices}
                 yield joblib.delayed(_score)(
-                    self.estimator, chosen, X, y, fold, folds[fold], self.scorer_, left
+                    self.estimator, chosen, X, y, fold, folds[fold], self.scorer_, left, is_kept
                 )
 
         parallel = joblib.Parallel(
@@ -177,10 +185,13 @@ class ResumableGridSearchCV(GridSearchCV):
         )
         with progress.bar(num_fits, "Grid", "fit", initial=self.num_remembered_) as bar:
             try:
-                for fold, outcomes in parallel(in_time()):
-                    for index, outcome in outcomes.items():
-                        journal.add(keys[index], fold, outcome)
-                    bar.update(len(outcomes))
+                while pieces and seconds_left() > 0:
+                    for fold, outcomes, rest in parallel(in_time()):
+                        for index, outcome in outcomes.items():
+                            journal.add(keys[index], fold, outcome)
+                        bar.update(len(outcomes))
+                        if rest:
+                            pieces.append(_Work(fold, rest))
             except CifarlibError:  # of the journal
                 raise
             except Exception as error:  # fits report theirs; this is a worker that died
@@ -406,20 +417,31 @@ def _own_parameters(estimator: BaseEstimator, step: int, candidate: dict) -> dic
     return {k: v for k, v in candidate.items() if k == name or k.startswith(f"{name}__")}
 
 
-def _score(estimator, candidates, X, y, fold, rows, scorer, seconds):
-    """Fit and score candidates on one fold, in a worker, until the seconds are over."""
-    deadline = time.monotonic() + seconds
+def _score(estimator, candidates, X, y, fold, rows, scorer, seconds, is_kept):
+    """Fit and score candidates on one fold, in a worker, until the seconds are over.
+
+    What shall be kept is returned before that, with what is left to do.
+    """
+    began, limit = time.monotonic(), seconds
     parts = [
         None if part is None else _safe_indexing(part, index) for index in rows for part in (X, y)
     ]
     outcomes: dict[int, _Outcome] = {}
+
+    def is_over() -> bool:
+        nonlocal limit
+        passed = time.monotonic() - began
+        if is_kept and len(outcomes) > 0 and limit == seconds:
+            limit = min(seconds, max(RETURN_SECONDS, RETURN_FACTOR * passed))
+        return passed >= limit
+
     with fitting.quietly():
-        _score_from(0, estimator, candidates, *parts, scorer, deadline, (0.0, 0.0), outcomes)
-    return fold, outcomes
+        _score_from(0, estimator, candidates, *parts, scorer, is_over, (0.0, 0.0), outcomes)
+    return fold, outcomes, [index for index in candidates if index not in outcomes]
 
 
 def _score_from(
-    step, estimator, candidates, X, y, X_test, y_test, scorer, deadline, times, outcomes
+    step, estimator, candidates, X, y, X_test, y_test, scorer, is_over, times, outcomes
 ):
     """Fit one step of a pipeline for all candidates that agree on it, then go on to the next.
 
@@ -431,7 +453,7 @@ def _score_from(
         key = _key(_own_parameters(estimator, step, candidate))
         groups.setdefault(key, {})[index] = candidate
     for number, group in enumerate(groups.values()):
-        if time.monotonic() >= deadline:
+        if is_over():
             return
         if number < len(groups) - 1:  # a step may work in place, as StandardScaler(copy=False)
             own, own_test = copy.copy(X), copy.copy(X_test)
@@ -461,7 +483,7 @@ def _score_from(
             continue
         times_here = times[0] + seconds, times[1] + test_seconds
         _score_from(
-            step + 1, estimator, group, own, y, own_test, y_test, scorer, deadline, times_here,
+            step + 1, estimator, group, own, y, own_test, y_test, scorer, is_over, times_here,
             outcomes,
         )  # fmt: skip
 

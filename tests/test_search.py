@@ -524,7 +524,7 @@ def test_a_search_that_is_killed_goes_on_where_it_was(
     assert_same(resumed, search_over(witness, tmp_path, journal=None).fit(*problem))
 
 
-def test_fits_that_share_features_survive_a_kill_one_by_one(
+def test_of_fits_that_share_features_a_kill_loses_those_of_one_fold(
     problem, tmp_path, num_fits, run_python
 ):
     (tmp_path / "diary.dies").write_text("4")
@@ -541,6 +541,33 @@ def test_fits_that_share_features_survive_a_kill_one_by_one(
     # Three of six fits were finished, in whatever order; those of one fold at most are lost.
     assert resumed.num_remembered_ >= 2
     assert num_fits() == 6 - resumed.num_remembered_
+
+
+def test_finished_fits_are_kept_before_all_that_share_features_are(
+    problem, tmp_path, num_fits, run_python, monkeypatch
+):
+    (tmp_path / "diary.dies").write_text("6")
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import test_search as t; "
+        "t.search.RETURN_SECONDS = t.search.RETURN_FACTOR = 0; "
+        "from linear_problem import make_problem; "
+        "t.pipeline_search(sys.argv[2]).fit(*make_problem())"
+    )
+    process = run_python(code, Path(__file__).parent, tmp_path)
+    _, complaints = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL, complaints
+    num_fits()
+    resumed = pipeline_search(tmp_path).fit(*problem)
+    assert (resumed.num_remembered_, num_fits()) == (5, 1)
+    (tmp_path / "journal").unlink()
+    whole = pipeline_search(tmp_path).fit(*problem)
+    assert_same(resumed, whole)
+    monkeypatch.setattr(search, "RETURN_SECONDS", 0)
+    monkeypatch.setattr(search, "RETURN_FACTOR", 0)
+    (tmp_path / "journal").unlink()
+    for num_jobs in (1, 2):
+        assert_same(pipeline_search(tmp_path).set_params(n_jobs=num_jobs).fit(*problem), whole)
+        (tmp_path / "journal").unlink()
 
 
 def pipeline_search(folder):
