@@ -24,16 +24,19 @@ from PIL import Image
 from cifarlib import archives, data, errors, images, results
 
 COMMAND = "python benchmarks/data.py --record"
+REPEAT = 5
 
 
 def main() -> None:
     """Measure, print, and record if asked to."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeat", type=int, default=5, help="measurements of each side")
+    parser.add_argument("--repeat", type=int, default=REPEAT, help="measurements of each side")
     parser.add_argument("--record", action="store_true", help="write the ratios to results/")
     options = parser.parse_args()
     if options.repeat < 1:
         parser.error("--repeat: expected at least 1")
+    if options.record and options.repeat != REPEAT:
+        parser.error(f"--record: expected --repeat {REPEAT}, as its command says")
     description = data.fetch()
     if options.record:
         results.check_recordable()

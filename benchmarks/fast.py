@@ -271,7 +271,7 @@ def recorded(options: argparse.Namespace, sides: list[str]) -> dict[str, list[di
     asked = {**facts(options), "hardware": devices.describe()}
     there = {**found.details, "hardware": found.hardware}
     differing = [key for key in asked if there.get(key) != asked[key]]
-    for key in ("hardware", "peer", "command_of_peer", "in_a_process"):
+    for key in ("hardware", "backend", "peer", "command_of_peer", "in_a_process"):
         if key in differing:
             told = f"{key.replace('_', ' ')} {there.get(key)!r}, as in results/{found.name}.json"
             advice = "Race as the record says, or without --record, or move the file away."

@@ -37,6 +37,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.repeats < 1:
         parser.error("--repeats: expected at least 1")
+    if options.record and options.repeats != REPEATS:
+        parser.error(f"--record: expected --repeats {REPEATS}, as its command says")
     if options.here:
         print(json.dumps(_measure(options.here, options.repeats)))
         return

@@ -6,6 +6,7 @@ test set, once a finished run. Not for choosing: no entry is there, or left out,
 reached.
 """
 
+import contextlib
 import functools
 import math
 import statistics
@@ -224,11 +225,10 @@ def _size_of(entry: Entry) -> dict[str, float]:
     if entry.model not in models.DESIGNS:
         return {}
     parameters, multiply_adds = _counts(models.find(entry.model), entry.color)
-    return {
-        "parameters": parameters,
-        "multiply_adds": multiply_adds,
-        "training": entry.cost(),
-    }
+    size = {"parameters": parameters, "multiply_adds": multiply_adds, "training": math.nan}
+    with contextlib.suppress(InputError):  # of a recipe that is no more
+        size["training"] = entry.cost()
+    return size
 
 
 def table() -> str:
@@ -238,7 +238,7 @@ def table() -> str:
     """
     lines = [
         "| model, recipe | colour | test accuracy (%) | parameters | 10⁶ multiply-adds an image "
-        "| 10¹² to train | ms an image |",
+        "| 10¹² multiply-adds to train | ms an image |",
         "|---|---|--:|--:|--:|--:|--:|",
     ]
     rows = overview()
@@ -372,13 +372,17 @@ def measure(entry: Entry, seed: int, deadline: float | None = None) -> dict[str,
         deadline: value of ``time.monotonic`` after which no further epoch is begun.
 
     Returns:
-        The figures, with ``accuracy`` and, a digit an image, ``answers``.
+        The figures, with ``accuracy`` and, a digit an image, ``answers``; and whether an epoch of
+        it ``is_new``, trained in this call.
 
     Raises:
         OutOfTimeError: at the deadline; asked again, training goes on from there.
     """
+    num_epochs = 0
 
     def stop(row: dict[str, float]) -> None:
+        nonlocal num_epochs
+        num_epochs += 1
         if deadline is not None and time.monotonic() > deadline and row["epoch"] < config.epochs:
             raise OutOfTimeError
 
@@ -393,6 +397,7 @@ def measure(entry: Entry, seed: int, deadline: float | None = None) -> dict[str,
         **{field: judged.figures[field] for field in OF_TEST},
         "answers": "".join(map(str, judged.answers)),
         "commit": results.current_commit(),
+        "is_new": num_epochs > 0,
     }
 
 
@@ -424,7 +429,7 @@ def _record(entry: Entry, rows: dict[int, dict[str, Any]]) -> results.Result:
         command=entry._replace(seeds=tuple(rows)).command,
         details={
             **{field: [row[field] for row in rows.values()] for field in RECORDED},
-            # Seconds of trainings that shared a machine are longer.
+            # Seconds of trainings that shared a machine are longer; None where that is unknown.
             "num_at_once": [row.get("num_at_once", 1) for row in rows.values()],
             "num_test_images": len(next(iter(rows.values()))["answers"]),
             "config": config.as_json(),
@@ -527,7 +532,9 @@ def compute(
             measured[entry, seed] = row
             say(told(entry, seed, row))
             if is_recorded:
-                record(entry, {seed: {**row, "num_at_once": num_jobs}})
+                # How many trained beside a kept run, nobody has written down.
+                count = num_jobs if row["is_new"] else None
+                record(entry, {seed: {**row, "num_at_once": count}})
                 results.stamp_readme()
         elif isinstance(error, OutOfTimeError):
             is_out_of_time = True

@@ -52,6 +52,15 @@ def test_bad_input_ends_a_benchmark_in_one_line(name, arguments, told, monkeypat
     assert told in line
 
 
+@pytest.mark.parametrize(("name", "option"), [("data", "--repeat"), ("prediction", "--repeats")])
+def test_what_is_recorded_is_what_its_command_repeats(name, option, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", option, "2", "--record"])
+    with pytest.raises(SystemExit) as ended:
+        loaded(name).main()
+    assert ended.value.code == 2
+    assert f"--record: expected {option}" in capsys.readouterr().err
+
+
 def loaded(name):
     spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
@@ -280,6 +289,12 @@ def test_a_benchmark_that_was_stopped_goes_on_with_the_pairs_that_are_missing(
     monkeypatch.setattr(sys, "argv", ["fast.py", *arguments, "--peer-name", "another"])
     with pytest.raises(fast.errors.InputError, match="as in results/"):
         fast.main()
+    # Nor another backend.
+    monkeypatch.setattr(sys, "argv", ["fast.py", *arguments])
+    with monkeypatch.context() as patch:
+        patch.setattr("keras.backend.backend", lambda: "other")
+        with pytest.raises(fast.errors.InputError, match=r"backend .*as in results/"):
+            fast.main()
     assert fast.results.read("benchmark-fast-rgb") == found
     # Of other code nothing is taken over, and what nobody can repeat is replaced.
     monkeypatch.setattr(sys, "argv", ["fast.py", *arguments])

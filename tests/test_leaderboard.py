@@ -39,6 +39,7 @@ def row(accuracy=0.7, seconds=60.0, speed=2000.4):
         "seconds": seconds,
         "images_per_second": speed,
         "answers": "0123456789",
+        "is_new": True,
     }
 
 
@@ -180,7 +181,7 @@ def test_a_record_of_other_images_is_begun_anew(monkeypatch):
     assert leaderboard.missing([SMALL]) == [(SMALL, 3), (SMALL, 5)]
 
 
-def test_what_is_missing_is_measured_cheapest_first_and_once(measured, checkout):
+def test_what_is_missing_is_measured_cheapest_first_and_once(measured, checkout, monkeypatch):
     said = []
     entries = [LARGE, SMALL]
     found = leaderboard.compute(leaderboard.missing(entries), say=said.append)
@@ -192,6 +193,9 @@ def test_what_is_missing_is_measured_cheapest_first_and_once(measured, checkout)
     assert results.read(SMALL.name).details["num_at_once"] == [1, 1]
     assert leaderboard.missing(entries) == [], "everything is there"
     assert "| baseline, modern | gray | 40.0 ± 14.1 (n = 2)" in (checkout / "README.md").read_text()
+    monkeypatch.setattr(leaderboard, "measure", lambda *_: {**row(0.4), "is_new": False})
+    leaderboard.compute([(SMALL, 5)], say=said.append)
+    assert results.read(SMALL.name).details["num_at_once"] == [1, None], "nobody knows"
 
 
 def test_what_is_only_printed_is_not_recorded(measured, checkout):
@@ -262,7 +266,8 @@ def test_a_deadline_ends_training_after_an_epoch_and_the_next_call_goes_on(monke
     assert found["epochs"] == 3 and len(found["answers"]) == 20
     right = [int(digit) for digit in found["answers"]] == test.labels
     assert found["accuracy"] == pytest.approx(right.mean())
-    assert set(found) == {"accuracy", *leaderboard.RECORDED}
+    assert set(found) == {"accuracy", "is_new", *leaderboard.RECORDED}
+    assert found["is_new"] and not leaderboard.measure(SMALL, 3)["is_new"], "it is read"
     leaderboard.record(SMALL, {3: found})
 
 
@@ -391,10 +396,14 @@ def test_what_could_not_be_recorded_is_refused_before_it_is_trained(monkeypatch,
     assert measured == []
 
 
-def test_a_model_or_recipe_that_is_no_more_is_stale_and_not_an_error():
+def test_a_model_or_recipe_that_is_no_more_is_stale_and_not_an_error(monkeypatch, few_entries):
     result = leaderboard.record(SMALL, {3: row()})
     assert leaderboard.is_stale(result._replace(name="network-small-cnn-rgb-gone"))
     config = {**result.details["config"], "model": "gone"}
     assert leaderboard.is_stale(result._replace(details={**result.details, "config": config}))
+    gone = result._replace(name="network-baseline-gray-gone")
+    monkeypatch.setattr(leaderboard, "records", lambda: [gone])
+    assert leaderboard.overview().loc[("baseline, gone", "gray"), "is_stale"]
+    assert "(stale: of other code)" in leaderboard.table()
     with pytest.raises(InputError, match="model"):
         Entry("gone").config(0)

@@ -72,11 +72,14 @@ def test_the_page_is_one_file_that_shows_curves_confusions_and_mistakes(run):
     assert 'class="synthetic"' in page
 
 
-def test_a_run_on_other_images_is_not_judged_on_these(run):
+@pytest.mark.parametrize(
+    ("fingerprint", "told"), [("0" * 64, "Set CIFARLIB_SOURCE"), (None, "images of your own")]
+)
+def test_a_run_on_other_images_is_not_judged_on_these(run, fingerprint, told):
     path = run.folder / "metrics.json"
     metrics = json.loads(path.read_text())
-    path.write_text(json.dumps({**metrics, "data_fingerprint": "0" * 64}))
-    with pytest.raises(InputError, match="Set CIFARLIB_SOURCE"):
+    path.write_text(json.dumps({**metrics, "data_fingerprint": fingerprint}))
+    with pytest.raises(InputError, match=told):
         run_report.evaluate(run.folder)
     assert not (run.folder / "evaluation.json").exists()
 
