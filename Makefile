@@ -105,8 +105,9 @@ environment:
 
 # The mark is made last: an installation that was killed is done again.
 $(VENV)/.complete: requirements.txt pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	    { echo "Python 3.11 or newer is needed; name one: make PYTHON=/path/to/python3.11"; exit 2; }
+	@# The newest that TensorFlow has a release for.
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
+	    { echo "Python 3.11 to 3.13 is needed; name one: make PYTHON=/path/to/python3.11"; exit 2; }
 	@echo "Setting up $(VENV) with everything in requirements.txt (once, a few minutes) ..."
 	@began=$$(date +%s) \
 	    && $(PYTHON) -m venv $(VENV) \
@@ -114,5 +115,7 @@ $(VENV)/.complete: requirements.txt pyproject.toml
 	    && echo "$(CURDIR)" > $@ \
 	    && echo "Environment ready in $$(( $$(date +%s) - began )) s"
 
+# Somebody may have worked in what was released to build/assignments.
 clean:
-	rm -rf build $(VENV) .venv-colab
+	find build -mindepth 1 -maxdepth 1 ! -name assignments -exec rm -rf {} + 2>/dev/null || true
+	rm -rf $(VENV) .venv-colab

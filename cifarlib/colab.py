@@ -55,7 +55,9 @@ def set_up(drive: str | None = None) -> None:
 
     versions = {"cifarlib": __version__, **devices.versions()}
     print(", ".join(f"{name} {version}" for name, version in versions.items()))
-    if not settings.has_accelerator():
+    if settings.has_accelerator():
+        print(f"GPU: {', '.join(devices.accelerators())}")
+    else:
         print(
             "No GPU is selected, so that chapters choose their quick profile. For the full one: "
             "Runtime > Change runtime type > T4 GPU, then run this cell again."

@@ -117,8 +117,10 @@ def test_setting_up_twice_is_setting_up_once(monkeypatch, capsys):
 
 def test_where_there_is_a_gpu_nothing_is_advised(monkeypatch, capsys):
     monkeypatch.setattr(settings, "has_accelerator", lambda: True)
+    monkeypatch.setattr(devices, "accelerators", lambda: ["NVIDIA A100"])
     colab.set_up()
-    assert "T4" not in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "GPU: NVIDIA A100" in told and "T4" not in told
 
 
 def test_a_folder_of_the_drive_keeps_data_and_runs(mounted, monkeypatch):
