@@ -786,7 +786,9 @@ def test_no_network_is_twice_in_the_finals(journal, monkeypatch):
     space = {"width": IntDistribution(1, 3)}
     tuned = search(num_trials=12, space=space)
     widths = [tuned.config(int(name[6:])).model.width for name in tuning.finals(tuned, 5, [1])[1:]]
-    assert sorted(widths) == [1, 3], "of three, one is the default's"
+    assert len(tuned.finished()) > 3 and 3 in widths
+    assert 2 not in widths, "the default's"
+    assert len(set(widths)) == len(widths)
     tuned = search(journal, 3, space={"width": SPACE["width"]})
     assert tuning.finals(tuned, 5, [1]) == ["default", *names_of_others(tuned)]
 
@@ -801,10 +803,10 @@ def finished_trials(tuned):
 
 
 def test_what_was_found_does_not_change_when_others_go_on(journal):
-    tuned = search(journal, 3)
+    tuned = search(journal, 1)
     told, best = str(tuned), tuned.best
     better = search(journal, 14)
-    assert better.best_value > tuned.best_value == better.trials["accuracy"][:3].max()
+    assert better.best_value > tuned.best_value == better.trials["accuracy"][0]
     assert str(tuned) == told and tuned.best == best
 
 
