@@ -418,7 +418,7 @@ def plot_tradeoff(table: pd.DataFrame, cost: str, gain: str, title: str = "") ->
         gain: the column that should be large.
         title: title of the figure.
     """
-    figure, ax = subplots(size=(8.5, 5.5), title=title)
+    figure, ax = subplots(size=(8.5, 6), title=title)
     shown = table[[cost, gain]].dropna().astype(float)
     shown = shown.sort_values([cost, gain], ascending=[True, False])
     best = shown[gain].cummax().shift(fill_value=-np.inf)
