@@ -378,11 +378,11 @@ def measure(entry: Entry, seed: int, deadline: float | None = None) -> dict[str,
     Raises:
         OutOfTimeError: at the deadline; asked again, training goes on from there.
     """
-    num_epochs = 0
+    is_new = False
 
     def stop(row: dict[str, float]) -> None:
-        nonlocal num_epochs
-        num_epochs += 1
+        nonlocal is_new
+        is_new = True
         if deadline is not None and time.monotonic() > deadline and row["epoch"] < config.epochs:
             raise OutOfTimeError
 
@@ -397,7 +397,7 @@ def measure(entry: Entry, seed: int, deadline: float | None = None) -> dict[str,
         **{field: judged.figures[field] for field in OF_TEST},
         "answers": "".join(map(str, judged.answers)),
         "commit": results.current_commit(),
-        "is_new": num_epochs > 0,
+        "is_new": is_new,
     }
 
 

@@ -74,8 +74,8 @@ def tune(arguments: Sequence[str]) -> None:
     print(tuned)
     final = None
     if count or also:
-        usual = QUICK if settings.asked_profile() == "quick" else {}
-        usual = usual.get("epochs", training.Config("baseline").epochs)
+        is_quick = settings.asked_profile() == "quick"
+        usual = QUICK["epochs"] if is_quick else training.Config("baseline").epochs
         budget = {"epochs": epochs or usual, "train_size": None}
         kept = settings.cache_folder() / "runs"
         seeds = [start.seed + 1]

@@ -527,15 +527,7 @@ def test_a_search_that_is_killed_goes_on_where_it_was(
 def test_of_fits_that_share_features_a_kill_loses_those_of_one_fold(
     problem, tmp_path, num_fits, run_python
 ):
-    (tmp_path / "diary.dies").write_text("4")
-    code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import test_search as t; "
-        "from linear_problem import make_problem; "
-        "t.pipeline_search(sys.argv[2]).fit(*make_problem())"
-    )
-    process = run_python(code, Path(__file__).parent, tmp_path)
-    _, complaints = process.communicate(timeout=60)
-    assert process.returncode == -signal.SIGKILL, complaints
+    kill_in_a_fit(run_python, tmp_path, 4)
     num_fits()
     resumed = pipeline_search(tmp_path).fit(*problem)
     # Three of six fits were finished, in whatever order; those of one fold at most are lost.
@@ -546,16 +538,8 @@ def test_of_fits_that_share_features_a_kill_loses_those_of_one_fold(
 def test_finished_fits_are_kept_before_all_that_share_features_are(
     problem, tmp_path, num_fits, run_python, monkeypatch
 ):
-    (tmp_path / "diary.dies").write_text("6")
-    code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import test_search as t; "
-        "t.search.RETURN_SECONDS = t.search.RETURN_FACTOR = 0; "
-        "from linear_problem import make_problem; "
-        "t.pipeline_search(sys.argv[2]).fit(*make_problem())"
-    )
-    process = run_python(code, Path(__file__).parent, tmp_path)
-    _, complaints = process.communicate(timeout=60)
-    assert process.returncode == -signal.SIGKILL, complaints
+    at_once = "t.search.RETURN_SECONDS = t.search.RETURN_FACTOR = 0; "
+    kill_in_a_fit(run_python, tmp_path, 6, at_once)
     num_fits()
     resumed = pipeline_search(tmp_path).fit(*problem)
     assert (resumed.num_remembered_, num_fits()) == (5, 1)
@@ -568,6 +552,19 @@ def test_finished_fits_are_kept_before_all_that_share_features_are(
     for num_jobs in (1, 2):
         assert_same(pipeline_search(tmp_path).set_params(n_jobs=num_jobs).fit(*problem), whole)
         (tmp_path / "journal").unlink()
+
+
+def kill_in_a_fit(run_python, folder, number, setting="") -> None:
+    """Run `pipeline_search` in a process that is killed in the fit of that number."""
+    (folder / "diary.dies").write_text(str(number))
+    code = (
+        f"import sys; sys.path.insert(0, sys.argv[1]); import test_search as t; {setting}"
+        "from linear_problem import make_problem; "
+        "t.pipeline_search(sys.argv[2]).fit(*make_problem())"
+    )
+    process = run_python(code, Path(__file__).parent, folder)
+    _, complaints = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL, complaints
 
 
 def pipeline_search(folder):
