@@ -413,7 +413,8 @@ def plot_tradeoff(table: pd.DataFrame, cost: str, gain: str, title: str = "") ->
     """Draw what each thing costs and earns, and the front that nothing surpasses (Pareto).
 
     Args:
-        table: a named row each; the two columns' names are the axes' labels.
+        table: a named row each; the two columns' names are the axes' labels. Rows of one name,
+            such as a network trained in two ways, are joined by a line and named at the best.
         cost: the column that should be small, all above 0; drawn on a logarithmic axis.
         gain: the column that should be large.
         title: title of the figure.
@@ -434,6 +435,10 @@ def plot_tradeoff(table: pd.DataFrame, cost: str, gain: str, title: str = "") ->
         part = shown[is_front == is_on]
         told = "on the front" if is_on else "surpassed by one as cheap"
         ax.scatter(part[cost], part[gain], marker=marker, color=PALETTE[not is_on], label=told)
+    dotted = {"color": "gray", "linewidth": 1, "linestyle": ":", "zorder": 1}
+    for index, name in enumerate(shown.index[shown.index.duplicated()].unique()):
+        way = shown.loc[name].sort_values(gain)
+        ax.plot(way[cost], way[gain], **dotted, label="" if index else "the same, in another way")
     ax.set_xscale("log")
     decades = np.log10(shown[cost].max() / shown[cost].min())
     numbers = (1, 2, 5) if decades < 3 else (1, 3) if decades < 4 else (1,)
@@ -458,53 +463,62 @@ _TOO_FAR = 10  # points of type: from there on a line leads to the name
 
 
 def _name_points(ax: Axes, points: pd.DataFrame, front: Line2D) -> None:
-    """Write each point's name beside it, clear of everything else if there is such a place.
+    """Write each name beside its best point, clear of everything else if there is such a place.
 
     Args:
         ax: with everything else drawn.
         points: a named row each, two columns: x and y.
-        front: a line that names should not lie on, either.
+        front: the first of the lines that names should not lie on, either.
     """
     ax.figure.draw_without_rendering()  # the layout decides where things are
     inside = ax.get_window_extent()
     places = ax.transData.transform(points)
     corners = front.get_transform().transform(front.get_path().vertices)
-    taken = [ax.get_legend().get_window_extent()]
-    taken += [Bbox.from_bounds(*(place - 4), 8, 8) for place in places]
+    texts = [ax.get_legend().get_window_extent()]
+    taken = [Bbox.from_bounds(*(place - 4), 8, 8) for place in places]
     taken += [Bbox(sorted(ends)).padded(1) for ends in itertools.pairwise(corners.tolist())]
+    for joining in ax.lines[ax.lines.index(front) + 1 :]:
+        for ends in itertools.pairwise(joining.get_transform().transform(joining.get_xydata())):
+            taken += [Bbox.from_bounds(*each, 1, 1) for each in np.linspace(*ends, 30)]
 
     def leader(place: np.ndarray, offset: tuple[int, int]) -> np.ndarray:
         """Return where the line to a name runs, (n, 2), none to one that is near enough."""
         share = np.linspace(0.2, 1, 9 if math.hypot(*offset) > _TOO_FAR else 0)
         return place + share[:, None] * np.array(offset) * ax.figure.dpi / 72
 
-    def is_anothers(extent: Bbox, place: np.ndarray, offset: tuple[int, int]) -> bool:
+    def is_anothers(extent: Bbox, place: np.ndarray, line: np.ndarray, others: np.ndarray) -> bool:
         """Tell whether a reader would take the name for another point's."""
-        others = places[(places != place).any(axis=1)]
-        if len(line := leader(place, offset)):
+        if len(line):
             return bool((np.abs(line[:, None] - others).max(axis=-1) < 5).any())
-        return _distances(extent, others).min(initial=np.inf) <= _distances(extent, place[None])[0]
+        own = _distances(extent, place[None])[0]
+        return _distances(extent, others).min(initial=np.inf) <= 1.5 * own
 
-    def badness(extent: Bbox, place: np.ndarray, offset: tuple[int, int]) -> int:
-        is_inside = inside.x0 <= extent.x0 and extent.x1 <= inside.x1 and extent.y1 <= inside.y1
-        num_covered = extent.padded(2).count_overlaps(taken)
-        return num_covered + is_anothers(extent, place, offset) + 10 * (not is_inside)
-
-    for (name, point), place in zip(points.iterrows(), places, strict=True):
+    for name in points.index.unique():
+        of_name = np.flatnonzero(points.index == name)
+        which = of_name[points.iloc[of_name, 1].argmax()]
+        point, place = tuple(points.iloc[which]), places[which]
         text = ax.annotate(name, point, (0, 0), textcoords="offset points", fontsize=8)
         text.set_path_effects([patheffects.withStroke(linewidth=2, foreground="white")])
+        others = places[points.index != name]
         found = {}
         for beside in _BESIDE:
             offset, side, level = beside
             text.set(position=offset, ha=side, va=level)
-            extent = text.get_window_extent()
-            found[beside] = badness(extent, place, offset), extent
-            if not found[beside][0]:
+            extent, line = text.get_window_extent(), leader(place, offset)
+            is_inside = inside.x0 <= extent.x0 and extent.x1 <= inside.x1
+            is_inside = is_inside and extent.y1 <= inside.y1
+            badness = extent.padded(2).count_overlaps(taken) + 10 * (not is_inside)
+            badness += 5 * extent.padded(2).count_overlaps(texts)
+            badness += sum(each.count_contains(line) for each in texts)
+            badness += is_anothers(extent, place, line, others)
+            found[beside] = badness, extent
+            if not badness:
                 break
         # Crowded: where it covers least.
         (offset, side, level), (_, extent) = min(found.items(), key=lambda item: item[1][0])
         text.set(position=offset, ha=side, va=level)
-        taken.append(extent)
+        # Names side by side would be read as one.
+        texts.append(Bbox.from_extents(extent.x0 - 6, extent.y0, extent.x1 + 6, extent.y1))
         if len(way := leader(place, offset)):
             ends = {"xytext": offset, "textcoords": "offset points", "ha": side, "va": level}
             line = {"arrowstyle": "-", "color": "gray", "linewidth": 0.6}

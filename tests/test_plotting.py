@@ -334,6 +334,36 @@ def test_a_name_stands_beside_its_own_point_or_at_the_end_of_a_line_to_it():
         assert text.xy in led or own == min(others)
 
 
+def test_rows_of_one_name_are_joined_and_named_once_at_the_best():
+    columns = {"cost": [1.0, 4.0, 2.0, 9.0], "gain": [50.0, 60.0, 70.0, 90.0]}
+    table = pd.DataFrame(columns, index=["twice", "once", "twice", "last"])
+    figure = plotting.plot_tradeoff(table, "cost", "gain")
+    (ax,) = figure.axes
+    named = {text.get_text(): text.xy for text in ax.texts if text.get_text()}
+    assert sorted(text.get_text() for text in ax.texts if text.get_text()) == sorted(named)
+    assert named == {"twice": (2, 70), "once": (4, 60), "last": (9, 90)}
+    _, joining = ax.lines
+    np.testing.assert_allclose(joining.get_xydata(), [[1, 50], [2, 70]])
+    assert "the same, in another way" in texts(figure)
+    apart = plotting.plot_tradeoff(table.drop_duplicates("cost").iloc[1:], "cost", "gain")
+    assert len(apart.axes[0].lines) == 1 and "the same, in another way" not in texts(apart)
+
+
+def test_names_of_neighbours_are_told_apart():
+    # As networks of chapter 6 lie: a name in the middle would be either's.
+    names = ["baseline_regularized", "baseline", "last"]
+    table = pd.DataFrame({"cost": [1.5, 1.8, 50], "gain": [79.5, 79.6, 90]}, names)
+    (ax,) = plotting.plot_tradeoff(table, "cost", "gain").axes
+    ax.figure.canvas.draw()
+    led = [text.xy for text in ax.texts if text.arrow_patch]
+    for text in [text for text in ax.texts if text.get_text()]:
+        extent = text.get_window_extent()
+        others = table.drop(index=text.get_text()).to_numpy()
+        places = ax.transData.transform([text.xy, *others])
+        own, *far = np.hypot(*(places - places.clip(extent.min, extent.max)).T)
+        assert text.xy in led or min(far) > 1.5 * own
+
+
 def test_a_search_shows_how_each_trial_ended_and_the_best_so_far():
     figure = plotting.plot_search(make_trials())
     (ax,) = figure.axes
