@@ -147,7 +147,7 @@ def fetch(source: str | Path | None = None, *, force: bool = False) -> Descripti
     is_whole = cache.fingerprint(train, test) == description.fingerprint
     del train, test  # Windows replaces no file that is still mapped
     if not is_whole:
-        # The disk itself has changed a byte behind the file's time stamps.
+        _warn(f"{description.cache}: its arrays have changed behind their times; it was read anew.")
         _, _, description = _open(source, force=True)
     return description
 

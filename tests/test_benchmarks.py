@@ -260,6 +260,8 @@ def test_a_benchmark_that_was_stopped_goes_on_with_the_pairs_that_are_missing(
     line = json.dumps({"accuracy": 0.5, "seconds": 2.0, "seconds_to_compile": None})
     ours = program(tmp_path, "import sys", log, f"print({line!r})", name="ours.py")
     monkeypatch.setattr(fast, "command_of_ours", lambda options: [*ours, "{seed}"])
+    # A record of a GPU would have another name; and `make test` installs no PyTorch to ask.
+    monkeypatch.setattr("cifarlib.devices.accelerators", list)
     # The peer fails in the second pair, as a machine may be taken away.
     fails = f"if sys.argv[1] == '1' and {count} == 4: sys.exit(1)"
     told = "print(json.dumps({'accuracy': 0.25, 'seconds': 5.0}))"
@@ -293,8 +295,6 @@ def test_a_benchmark_that_was_stopped_goes_on_with_the_pairs_that_are_missing(
     monkeypatch.setattr(sys, "argv", ["fast.py", *arguments])
     with monkeypatch.context() as patch:
         patch.setattr("keras.backend.backend", lambda: "other")
-        # Which would else ask PyTorch, that `make test` does not install.
-        patch.setattr("cifarlib.devices.accelerators", list)
         with pytest.raises(fast.errors.InputError, match=r"backend .*as in results/"):
             fast.main()
     assert fast.results.read("benchmark-fast-rgb") == found

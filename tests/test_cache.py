@@ -177,6 +177,7 @@ def test_changed_byte_is_noticed(request, state, name, keep_time):
 
 
 def test_byte_changed_within_one_tick_of_the_clock_is_noticed(stored, monkeypatch):
+    monkeypatch.setattr(cache, "_REST_NS", 60_000_000_000)  # a clock of long ticks
     cache.load(stored)
     state = cache._file_state(stored)
     flip_bit(stored / "train_images.npy", -1)

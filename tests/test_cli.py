@@ -383,12 +383,57 @@ def test_a_run_is_trained_judged_and_never_trained_over(synthetic_source, capsys
     output = capsys.readouterr().out
     assert f"{figures['accuracy']:.2%} of 20 test images right" in output
     assert "airplane" in output and "Report: " in output
+    assert cli.main(["evaluate", str(run), "--views", "--json"]) == 0
+    in_views = json.loads(capsys.readouterr().out)
+    assert in_views["with_views"] and not figures["with_views"]
+    assert in_views["calibration_error"] != figures["calibration_error"], "of other scores"
+    assert cli.main(["evaluate", str(run), "--views"]) == 0
+    assert "right in six views each" in capsys.readouterr().out
 
     assert cli.main([*TRAIN, "--epochs", "2", "--color", "gray"]) == 2
     assert "Resume it (--resume), or name another folder" in capsys.readouterr().err
     assert cli.main([*TRAIN, "--epochs", "3", "--color", "gray", "--resume"]) == 2
     assert "expected a run with epochs = 3, found 2" in capsys.readouterr().err
     assert cli.main([*TRAIN, "--epochs", "2", "--color", "gray", "--resume"]) == 0
+
+
+def test_a_run_goes_where_it_is_told_to(synthetic_source, capsys):
+    assert cli.main([*TRAIN, "--epochs", "1", "--output", "some/where"]) == 0
+    assert "next: cifarlib evaluate some/where" in capsys.readouterr().out
+    assert Path("some/where/metrics.json").exists() and not Path("runs").exists()
+
+
+def test_what_run_is_asked_reaches_the_chapters(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "cifarlib.running.run", lambda names, **options: asked.append((names, options))
+    )
+    for words in ([], ["--full", "--output", "here", "--record"], ["--quick"]):
+        assert cli.main(["run", *(["01", "03"] if words else []), *words]) == 0
+    nothing = {"profile": None, "output": None, "record": False}
+    recorded = {"profile": "full", "output": "here", "record": True}
+    quick = {**nothing, "profile": "quick"}
+    assert asked == [([], nothing), (["01", "03"], recorded), (["01", "03"], quick)]
+
+
+def test_limits_of_grading_reach_it(monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(
+        "cifarlib.assignments.grade", lambda paths, **limits: asked.append((paths, limits)) or []
+    )
+    for words in ([], ["--cell-seconds", "7", "--total-seconds", "70"]):
+        assert cli.main(["assignment", "grade", "handed in", *words]) == 1, "there was nothing"
+    limits = {"cell_seconds": 7, "total_seconds": 70}
+    assert asked == [(["handed in"], {}), (["handed in"], limits)]
+
+
+def test_assignments_are_released_where_make_clean_spares_them(monkeypatch, capsys):
+    pytest.importorskip("nbgrader")
+    checkout = Path(cli.__file__).parent.parent
+    monkeypatch.setattr(settings, "checkout_folder", lambda: checkout)
+    assert cli.main(["assignment", "release", "01"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert Path(line).parts[:2] == ("build", "assignments") and Path(line).is_file()
 
 
 def test_a_quick_profile_shortens_a_training_that_names_no_epochs(monkeypatch, capsys):
@@ -564,6 +609,21 @@ def test_a_quick_profile_shortens_the_trials_of_a_search(monkeypatch, capsys):
         assert cli.main(["tune", "layered_cnn", *words]) == 1, "stopped by the test"
     assert [start.epochs for start in searched] == [3, 5]
     assert capsys.readouterr().err.count("CIFARLIB_PROFILE is quick: 3 epochs") == 1
+
+
+def test_limits_of_a_search_reach_it(monkeypatch):
+    from cifarlib import tuning
+
+    asked = []
+    monkeypatch.setattr(tuning, "tune", lambda *_, **options: asked.append(options) or 1 / 0)
+    words = ["--time-budget", "60", "--max-multiply-adds", "9000", "--num-trials", "5"]
+    for given in ([], words):
+        assert cli.main(["tune", "layered_cnn", *given]) == 1, "stopped by the test"
+    names = ("num_trials", "time_budget", "max_multiply_adds")
+    assert [tuple(map(options.get, names)) for options in asked] == [
+        (40, None, None),
+        (5, 60, 9000),
+    ]
 
 
 def test_a_quick_profile_shortens_the_finals_of_a_search(

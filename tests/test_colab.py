@@ -104,6 +104,7 @@ def test_what_pip_cannot_do_is_told_in_a_line(pip):
 
 def test_setting_up_twice_is_setting_up_once(monkeypatch, capsys):
     monkeypatch.setenv("PYTHONPATH", "/elsewhere")
+    monkeypatch.setattr(settings, "has_accelerator", lambda: False)
     colab.set_up()
     once = list(sys.path), os.environ["PYTHONPATH"]
     colab.set_up()
@@ -173,6 +174,7 @@ def test_the_set_up_cell_works_in_an_empty_folder_twice(
         "GIT_CONFIG_KEY_0": f"url.{checkout}.insteadOf",
         "GIT_CONFIG_VALUE_0": address,
         "CIFARLIB_SOURCE": str(source),
+        "CUDA_VISIBLE_DEVICES": "",  # advice is for those who have none
     }
     (tmp_path / "content").mkdir()
     process = run_python(
@@ -203,12 +205,14 @@ def test_another_repository_is_written_everywhere_and_nowhere_else(checkout, mon
     stamped = []
     monkeypatch.setattr(results, "stamp_readme", lambda: stamped.append(colab.repository()))
     old = colab.repository()
-    before = {path: path.read_text() for path in checkout.rglob("*") if path.suffix == ".ipynb"}
+    before = {
+        path: path.read_text("utf-8") for path in checkout.rglob("*") if path.suffix == ".ipynb"
+    }
     for _ in range(2):
         assert colab._main(["a-teacher/lessons.2027"]) == 0
         assert colab.repository() == "a-teacher/lessons.2027"
         for path, text in before.items():
-            assert path.read_text() == text.replace(old, "a-teacher/lessons.2027")
+            assert path.read_text("utf-8") == text.replace(old, "a-teacher/lessons.2027")
     assert stamped == ["a-teacher/lessons.2027"] * 2
 
 
@@ -217,13 +221,13 @@ def test_a_new_chapter_gets_its_badge(checkout, monkeypatch):
     monkeypatch.setattr(settings, "checkout_folder", lambda: checkout)
     monkeypatch.setattr(results, "stamp_readme", lambda: None)
     path = chapters.find()[0].path
-    whole = path.read_text()
+    whole = path.read_text("utf-8")
     notebook = nbformat.read(path, as_version=4)
     notebook.cells[0].source = colab.BADGE.sub("", notebook.cells[0].source)
     assert "colab" not in notebook.cells[0].source
     files.write_text(path, nbformat.writes(notebook))
     colab.point_to(colab.repository())
-    assert path.read_text() == whole
+    assert path.read_text("utf-8") == whole
 
 
 @pytest.mark.parametrize("name", ["", "owner", "https://github.com/a/b", "a/b/c", "a b/c"])

@@ -199,6 +199,8 @@ OUTSIDE = (
     "os.symlink(outside, 'through'); open('through/made', 'w')",
     "os.truncate(outside + '/there', 0)",
     "os.chmod(outside + '/there', 0o777)",
+    "os.utime(outside + '/there')",
+    "os.rmdir(outside)",
     "shutil.rmtree(outside)",
     "sqlite3.connect(outside + '/database')",
 )

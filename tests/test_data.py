@@ -487,11 +487,15 @@ def test_cache_of_another_version_is_read_anew(archive, field):
 
 
 def test_fetch_notices_what_the_time_stamps_do_not_tell(archive, tiny, assert_same_split):
-    folder = Path(data.fetch(archive).cache)
+    fetched = data.fetch(archive)
+    folder = Path(fetched.cache)
     flip_last_bit(folder / "train_images.npy")
     time.sleep(0.1)
-    cache._remember_verified(folder, cache._file_state(folder))  # as if the disk had done it
-    with pytest.warns(UserWarning, match="it was read anew"):
+    # As if the disk had done it, behind the back of the file system.
+    state = {"fingerprint": fetched.fingerprint, **cache._file_state(folder)}
+    cache._remember_verified(folder, state)
+    assert not np.array_equal(load_strictly(archive)[0].images, tiny[0].images), "unnoticed"
+    with pytest.warns(UserWarning, match="changed behind their times; it was read anew"):
         assert data.fetch(archive).fingerprint == cache.fingerprint(*tiny)
     assert_same_split(load_strictly(archive)[0], tiny[0])
 

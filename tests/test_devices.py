@@ -1,5 +1,6 @@
 """What is said of this machine."""
 
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -58,10 +59,27 @@ def test_accelerators_are_told_by_their_names(monkeypatch):
 def test_processors_are_no_accelerators(monkeypatch):
     keras = pytest.importorskip("keras")
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
-    jax = pytest.importorskip("jax")
     found = [
         SimpleNamespace(platform="cpu", device_kind="cpu"),
         SimpleNamespace(platform="gpu", device_kind="NVIDIA H200"),
     ]
-    monkeypatch.setattr(jax, "devices", lambda: found)
+    monkeypatch.setitem(sys.modules, "jax", SimpleNamespace(devices=lambda: found))
     assert devices.accelerators() == ["NVIDIA H200"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "count", "told"),
+    [("cuda", 2, ["GPU 0", "GPU 1"]), ("mps", 1, ["MPS"]), ("xpu", 1, ["XPU"]), (None, 0, [])],
+)
+def test_accelerators_of_pytorch_are_told_by_name_or_kind(monkeypatch, kind, count, told):
+    keras = pytest.importorskip("keras")
+    monkeypatch.setattr(keras.backend, "backend", lambda: "torch")
+    accelerator = SimpleNamespace(
+        is_available=lambda: kind is not None,
+        current_accelerator=lambda: SimpleNamespace(type=kind),
+        device_count=lambda: count,
+    )
+    cuda = SimpleNamespace(get_device_name=lambda place: f"GPU {place}")
+    stand_in = SimpleNamespace(accelerator=accelerator, cuda=cuda)
+    monkeypatch.setitem(sys.modules, "torch", stand_in)
+    assert devices.accelerators() == told

@@ -430,9 +430,13 @@ def test_two_programs_download_once(server, path, run_python, wait_until):
     url = server.offer("a", answer)
     processes = [run_python(SCRIPT, url, path, SHA256)]
     wait_until(lambda: server.requests, processes[0])
-    # The first holds the lock; the second is on its way to it when the answer comes.
-    processes.append(run_python(f"print(flush=True)\n{SCRIPT}", url, path, SHA256))
+    # The first holds the lock; the second is at it when the answer comes.
+    imports, arguments, call = SCRIPT.rpartition("url, path, sha256 = sys.argv[1:]\n")
+    processes.append(
+        run_python(f"{imports}{arguments}print(flush=True)\n{call}", url, path, SHA256)
+    )
     processes[1].stdout.readline()
+    time.sleep(0.5)
     both_started.wait(60)
     for process in processes:
         assert process.wait(60) == 0, process.communicate()

@@ -100,6 +100,30 @@ def test_a_folder_of_ten_of_which_three_are_faulty(hand_in, tmp_path):
     assert f"wrote, or tried to, outside its folder: {elsewhere}" in table[3]
 
 
+IN_CLASS = """
+import os, sys
+from cifarlib import data, settings
+train, test = data.load_cifar10()
+assert "copy" in data.current().kind and "CIFARLIB_SOURCE" not in os.environ, data.current()
+assert settings.profile() == "quick"
+if sys.platform == "linux":
+    import resource
+    assert resource.getrlimit(resource.RLIMIT_DATA)[0] == 3 * 2**30
+"""
+
+
+def test_photographs_are_the_teachers_and_limits_are_kept(
+    hand_in, tmp_path, monkeypatch, build, tiny
+):
+    source = build.pack(tmp_path / "photos", build.folders(*tiny))
+    monkeypatch.setenv("CIFARLIB_SOURCE", str(source))
+    monkeypatch.setenv("CIFARLIB_PROFILE", "full")  # of the teacher, who asked for nothing here
+    path = hand_in("1", IN_CLASS.strip())
+    (verdict,) = verification.verify([path], gibibytes=3)
+    assert (verdict.executed, verdict.remarks) == ("ran", ())
+    assert (verdict.num_cells, verdict.num_differing) == (2, 0)
+
+
 def test_what_shows_something_else_or_is_killed_is_told(hand_in):
     hand_in("a", "x = 1", "print(2)", "print(7)")
     hand_in("b", "import os; os._exit(3)")
