@@ -121,6 +121,12 @@ def test_a_model_without_a_published_recipe_is_told_those_with_one():
         recipes.find("published", "vit_tiny")
 
 
+@pytest.mark.parametrize("model", ["resnet18", "vgg6", "layered_cnn"])
+def test_a_model_that_the_fast_recipe_is_not_made_for_is_told_so(model):
+    with pytest.raises(InputError, match=rf"fast, fast_deep, fast_wide\), found '{model}'.*modern"):
+        recipes.find("fast", model)
+
+
 def test_the_tuned_recipe_is_the_one_in_the_file(tmp_path):
     path = tmp_path / "found.json"
     recipe = {"learning_rate": 0.01, "augmentation": ["flip"]}
@@ -135,7 +141,8 @@ def test_a_file_that_names_a_network_is_trained_with_the_recipes_of_that_network
     path = tmp_path / "found.json"
     path.write_text(json.dumps({"model": model, "recipe": {"learning_rate": 0.02}}))
     assert recipes.usual(str(path)) == recipes.usual(model)
-    names = {"modern", "long", "fast"} | ({"published"} if model in recipes.PUBLISHED else set())
+    names = {"modern", "long"} | ({"fast"} if model == "fast_deep" else set())
+    names |= {"published"} if model in recipes.PUBLISHED else set()
     for name in names:
         assert recipes.find(name, str(path)) == recipes.find(name, model)
     config = training.Config(str(path), **recipes.find("modern", str(path)))
