@@ -218,10 +218,12 @@ def _check_labels(where: str, labels: np.ndarray) -> None:
 
 def _check_writable(images: np.ndarray, labels: np.ndarray) -> None:
     is_image = images.dtype == np.uint8 and images.shape[1:] in ((32, 32, 1), (32, 32, 3))
-    if not is_image or len(labels) != len(images):
-        found = f"{images.dtype} {images.shape} and {labels.shape}"
+    is_label = labels.dtype.kind in "iu" and labels.shape == images.shape[:1]
+    if not is_image or not is_label:
+        found = f"{images.dtype} {images.shape} and {labels.dtype} {labels.shape}"
         advice = "Write the images as loaded or as images.to_grayscale makes them."
-        raise InputError("images, labels", "uint8 (n, 32, 32, 1 or 3) and (n,)", found, advice)
+        told = "uint8 (n, 32, 32, 1 or 3) and integers (n,)"
+        raise InputError("images, labels", told, found, advice)
     _check_labels("labels", labels)
 
 

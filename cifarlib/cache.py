@@ -90,8 +90,9 @@ def store(folder: Path, train: Split, test: Split, about: dict[str, Any]) -> Non
         InputError: if there is no space left; what was there before is kept.
     """
     num_bytes = sum(array.nbytes for split in (train, test) for array in split)
-    temporary = folder.with_name(f".{folder.name}.new")
-    shutil.rmtree(temporary, ignore_errors=True)  # left by a program that was killed
+    temporary, old = (folder.with_name(f".{folder.name}.{age}") for age in ("new", "old"))
+    for left in (temporary, old):  # by a program that was killed
+        shutil.rmtree(left, ignore_errors=True)
     try:
         temporary.mkdir(parents=True)
         arrays = (train.images, train.labels, test.images, test.labels)
@@ -99,8 +100,11 @@ def store(folder: Path, train: Split, test: Split, about: dict[str, Any]) -> Non
             np.save(temporary / f"{name}.npy", array.astype(np.uint8, copy=False))
         about = {**about, "fingerprint": fingerprint(train, test)}
         files.write_json(temporary / "about.json", about)
-        shutil.rmtree(folder, ignore_errors=True)
+        # As a whole: Windows moves no folder whose files somebody has open, and would delete half.
+        if folder.is_dir():
+            folder.replace(old)
         temporary.replace(folder)
+        shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         # NumPy reports a short write without a number.

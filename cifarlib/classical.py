@@ -16,12 +16,13 @@ import pandas as pd
 from sklearn.base import BaseEstimator, clone
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold, train_test_split
+from sklearn.model_selection import StratifiedKFold
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_X_y
 
 from cifarlib import devices, features, fitting, progress
+from cifarlib.splits import validation_places
 
 RUNGS = ("raw", "standardized", "whitened", "gradients", "patches", "mirrored patches")
 
@@ -118,10 +119,7 @@ def fit(
     X, y = check_X_y(X, y, dtype="numeric")
     if not len(C):
         raise ValueError("C: expected at least one value to try, found none")
-    kept, held_out = train_test_split(
-        np.arange(len(y)), test_size=fraction, stratify=y, random_state=seed
-    )
-    kept, held_out = np.sort(kept), np.sort(held_out)
+    kept, held_out = validation_places(y, fraction, seed)
     model = clone(model)
     classifier = model[-1]
     described = X

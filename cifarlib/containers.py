@@ -136,7 +136,7 @@ def named_files(
     """Return the files that were named, and those of the folders that were.
 
     Args:
-        paths: files, whatever they end in, and folders.
+        paths: files, whatever they end in, and folders; or one alone.
         endings: those of the files that count in a folder, at whatever depth, in small letters;
             hidden ones do not.
         told: what is looked for, such as ``"a zip"``.
@@ -149,6 +149,7 @@ def named_files(
         InputError: for a path where nothing is, and for a folder without such files.
     """
     found = []
+    paths = [paths] if isinstance(paths, str | Path) else paths
     for path in map(Path, paths):
         files = [(path.name, path)] if path.exists() else []
         if path.is_dir():

@@ -143,12 +143,14 @@ def fetch(source: str | Path | None = None, *, force: bool = False) -> Descripti
     Raises:
         InputError: as `load_cifar10`.
     """
+    global _current
     train, test, description = _open(source, force=force, retry_download=True)
     is_whole = cache.fingerprint(train, test) == description.fingerprint
     del train, test  # Windows replaces no file that is still mapped
     if not is_whole:
         _warn(f"{description.cache}: its arrays have changed behind their times; it was read anew.")
-        _, _, description = _open(source, force=True)
+        _, _, description = _open_source(_source_of(description.origin), force=True)
+        _current = description
     return description
 
 
@@ -186,6 +188,8 @@ def _open(
 ) -> tuple[Split, Split, Description]:
     global _current
     named = str(source).strip() if source is not None else settings.source()
+    if isinstance(source, Path) and source.name:  # which no word or address is meant by
+        named = str(settings.expand(str(source)).resolve())
     if named == "":
         advice = "Leave it out to have CIFAR-10 found."
         raise InputError("source", "a path, an http address or 'synthetic'", "nothing", advice)
@@ -204,7 +208,11 @@ def _search(force: bool, retry_download: bool) -> tuple[Split, Split, Descriptio
         return cached
     for path in _local_archives():
         is_own = path == _downloaded(PYTHON_ARCHIVE).resolve()
-        source = _download_source() if force and is_own else _file_source(path)
+        try:
+            source = _download_source() if force and is_own else _file_source(path)
+        except InputError as error:  # nobody has named it
+            _warn(f"{error} Passed over; trying the next source.")
+            continue
         try:
             return _open_source(source, force)
         except _UnreadableError as error:  # such as half a download that Keras left behind
@@ -215,6 +223,8 @@ def _search(force: bool, retry_download: bool) -> tuple[Split, Split, Descriptio
         try:
             return _open_source(_download_source(), force)
         except download.UnavailableError as error:
+            if force and _best_cache():
+                raise  # photographs are not to be replaced by drawn pictures
             _remember_failure(str(error))
     return _open_source(_synthetic_source(), force=False)
 
@@ -234,7 +244,7 @@ def _open_source(source: _Source, force: bool) -> tuple[Split, Split, Descriptio
             raise _UnreadableError(*error.args) from error
         num_channels = archive.train.images.shape[-1]
         if num_channels != 3:
-            raise InputError(
+            raise _UnreadableError(
                 source.name,
                 "colour images",
                 "grayscale",
@@ -299,12 +309,15 @@ def _best_cache() -> tuple[Split, Split, Description] | None:
         except FileNotFoundError:
             continue  # deleted a moment ago
         except cache.DamagedError:
-            download_source, origin = _download_source(), about["origin"]
-            is_own = origin == download_source.name  # with its mirrors, and perhaps still there
             with contextlib.suppress(InputError):  # its source is gone: look for another
-                source = download_source if is_own else _named_source(origin)
-                return _open_source(source, force=False)
+                return _open_source(_source_of(about["origin"]), force=False)
     return None
+
+
+def _source_of(origin: str) -> _Source:
+    """Return the source that a cache was made from."""
+    own = _download_source()  # with its mirrors, and perhaps still there
+    return own if origin == own.name else _named_source(origin)
 
 
 def _named_source(named: str) -> _Source:

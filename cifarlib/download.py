@@ -209,7 +209,10 @@ def _continue(mirror: Mirror, part: Path, patience: Patience) -> None:
             length = response.headers.get("Content-Length", "")
             total = offset + int(length) if length.isdigit() else None
         received = offset
-        if told := response.headers.get("ETag") or response.headers.get("Last-Modified"):
+        told = response.headers.get("ETag", "")
+        if told.startswith("W/"):  # as good as the same, which is not enough for a part
+            told = ""
+        if told := told or response.headers.get("Last-Modified"):
             version.write_text(f"{mirror.url}\n{told}", encoding="utf-8")
         with (
             part.open("ab" if offset else "wb") as file,

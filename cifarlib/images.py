@@ -222,6 +222,9 @@ def channel_statistics(train_images: np.ndarray) -> ChannelStatistics:
         [[0.5], [0.5]]
     """
     _check_images(train_images)
+    if train_images.ndim != 4:
+        told = "(n, height, width, C)"
+        raise ValueError(f"train_images: expected {told}, found {train_images.shape}")
     if not len(train_images):
         raise ValueError("train_images: expected at least one image, found none")
     num_channels = train_images.shape[-1]

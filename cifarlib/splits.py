@@ -7,6 +7,7 @@ import linecache
 import os
 import sys
 from collections.abc import Iterator
+from numbers import Real
 from pathlib import Path
 from typing import NamedTuple
 
@@ -178,7 +179,7 @@ def split_validation(train: Split, fraction: float = 0.1, seed: int = 0) -> tupl
         The smaller training set and the validation set, each in the order of ``train``.
 
     Raises:
-        ValueError: if a class has too few images for the fraction (scikit-learn's message).
+        ValueError: if a class has too few images for the fraction.
 
     Example:
         >>> images = np.zeros((40, 32, 32, 3), np.uint8)
@@ -203,11 +204,23 @@ def validation_places(
 
     Returns:
         Two integer arrays of places, each in rising order.
+
+    Raises:
+        ValueError: if one side would have no image of some class, or the share is none.
     """
     from sklearn.model_selection import train_test_split  # imported late: it takes a second
 
-    kept, held_out = train_test_split(
-        np.arange(len(labels)), test_size=fraction, stratify=labels, random_state=seed
-    )
+    try:
+        kept, held_out = train_test_split(
+            np.arange(len(labels)), test_size=fraction, stratify=labels, random_state=seed
+        )
+    except ValueError as error:
+        whole = len(labels) if isinstance(fraction, int) else 1
+        if not (isinstance(fraction, Real) and 0 < fraction < whole):
+            raise  # scikit-learn says what it may be
+        found = f"{fraction} chosen of {len(labels):,} images of {len(np.unique(labels))} classes"
+        raise ValueError(f"{found}, less than one of each on one side") from error
+    if not all(np.isin(labels, labels[side]).all() for side in (kept, held_out)):
+        raise ValueError(f"{fraction} chosen of {len(labels):,} images leave a class on one side")
     # Sorted, so that the memory-mapped images are read in the order of the disk.
     return np.sort(kept), np.sort(held_out)

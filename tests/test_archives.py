@@ -611,6 +611,14 @@ BAD_SPLITS = {
         "uint8",
         lambda split: change(split, labels=lambda labels: labels[: len(labels) // 2]),
     ),
+    "labels in a column, as Keras has them": (
+        "uint8",
+        lambda split: change(split, labels=lambda labels: labels[:, None]),
+    ),
+    "labels that are no integers": (
+        "uint8",
+        lambda split: change(split, labels=lambda labels: labels + 0.7),
+    ),
     "a label of 10": ("labels from 0", lambda split: change(split, labels=lambda x: x + 1)),
     "a label of 256": (
         "labels from 0",

@@ -327,6 +327,13 @@ def test_folder_that_may_not_be_listed_is_not_taken_for_an_empty_one(
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_one_path_need_not_be_in_a_list(tmp_path):
+    (tmp_path / "a.zip").touch()
+    for paths in (tmp_path, str(tmp_path), [tmp_path]):
+        found = containers.named_files(paths, (".zip",), "a zip")
+        assert found == [("a.zip", tmp_path / "a.zip")]
+
+
 def test_pipe_in_a_folder_is_not_waited_for(tmp_path, build, run_python):
     path = build.pack(tmp_path / "folder", {"train/1.png": b"cat"})
     os.mkfifo(path / "train" / "2.png")

@@ -129,6 +129,7 @@ PLACES = {
     "Keras 3.0": ("keras/datasets/cifar-10-batches-py_archive", "python"),
     # keras.datasets.cifar10.load_data: fname="cifar-10-batches-py-target", extract=True
     "Keras 3.15": ("keras/datasets/cifar-10-batches-py-target_archive", "python"),
+    "torchvision's own": ("home/.torch/datasets/cifar-10-python.tar.gz", "python"),
     "home": ("home/data/cifar-10-python.tar.gz", "python"),
 }
 
@@ -380,6 +381,31 @@ def test_force_downloads_again_what_was_downloaded(offer, server, content, tmp_p
     assert len(server.requests) == 2
     decoded = list((tmp_path / "cache" / "decoded").glob("*/about.json"))
     assert len(decoded) == 1, "in the same place"
+
+
+def test_force_without_a_network_replaces_no_photographs_by_drawings(archive):
+    before = data.fetch(archive)
+    with pytest.raises(InputError, match=r"127\.0\.0\.1"):
+        data.fetch(force=True)
+    assert data.fetch() == before
+
+
+def test_a_changed_cache_is_read_anew_from_its_own_source(archive, tiny, assert_same_split):
+    fetched = data.fetch(archive)
+    folder = Path(fetched.cache)
+    flip_last_bit(folder / "train_images.npy")
+    time.sleep(0.1)
+    state = {"fingerprint": fetched.fingerprint, **cache._file_state(folder)}
+    cache._remember_verified(folder, state)
+    with pytest.warns(UserWarning, match="it was read anew"):
+        assert data.fetch() == fetched, "though nobody names the source any more"
+    assert data.current() == fetched
+    assert_same_split(load_strictly()[0], tiny[0])
+
+
+def test_a_path_is_no_word(tmp_path, build, tiny):
+    build.pack(tmp_path / "synthetic", build.folders(*tiny))
+    assert "copy" in data.fetch(Path("synthetic")).kind
 
 
 def test_force_without_a_network_is_an_error_and_loses_nothing(offer, content):

@@ -4,7 +4,6 @@ import errno
 import hashlib
 import http.client
 import random
-import signal
 import ssl
 import threading
 import time
@@ -420,6 +419,29 @@ fetch([Mirror(url)], Path(path), sha256)
 """
 
 
+@pytest.mark.parametrize(
+    ("told", "asked"),
+    [
+        ({"etag": '"strong"', "last_modified": "Fri"}, '"strong"'),
+        ({"etag": 'W/"weak"', "last_modified": "Fri"}, "Fri"),  # RFC 9110 forbids that with parts
+        ({"etag": 'W/"weak"'}, None),
+        ({}, None),
+    ],
+)
+def test_a_part_is_only_continued_of_the_same_file(server, path, told, asked):
+    seen = []
+
+    def breaks_off(handler):
+        server.send(handler, CONTENT[:HALF], content_length=len(CONTENT), **told)
+
+    def goes_on(handler):
+        seen.append(handler.headers.get("If-Range"))
+        server.ranged(CONTENT)(handler)
+
+    fetch(path, server.offer("a", breaks_off, goes_on))
+    assert seen == [asked] and path.read_bytes() == CONTENT
+
+
 def test_two_programs_download_once(server, path, run_python, wait_until):
     both_started = threading.Barrier(2)
 
@@ -453,7 +475,7 @@ def test_download_that_was_killed_is_resumed(server, path, run_python, wait_unti
     process = run_python(SCRIPT, url, path, SHA256)
     part = path.with_name(f"{path.name}.part")
     wait_until(lambda: part.exists() and part.stat().st_size, process)
-    process.send_signal(signal.SIGKILL)
+    process.kill()
     process.wait()
     arrived = part.stat().st_size
     assert not path.exists()

@@ -197,6 +197,12 @@ def test_scaling_twice_is_refused(random_images):
         images.to_unit_range(images.to_unit_range(random_images))
 
 
+def test_images_without_an_axis_for_channels_have_no_statistics():
+    told = r"expected \(n, height, width, C\), found \(5, 32, 32\)"
+    with pytest.raises(ValueError, match=told):
+        images.channel_statistics(np.zeros((5, 32, 32), np.uint8))
+
+
 @pytest.mark.parametrize("num_images", [1, 499, 500, 501])
 @pytest.mark.parametrize("num_channels", [1, 3])
 def test_channel_statistics_are_those_of_scikit_learn(num_images, num_channels):

@@ -283,7 +283,21 @@ def test_training_set_is_not_changed(numbered):
     np.testing.assert_array_equal(numbered.labels, before.labels)
 
 
-@pytest.mark.parametrize("fraction", [-0.1, 0.0, 1.5, 0.001])
+@pytest.mark.parametrize("fraction", [-0.1, 0.0, 1.5, "half"])
 def test_impossible_fraction_is_refused(numbered, fraction):
     with pytest.raises(ValueError, match="test_size"):
+        split_validation(numbered, fraction)
+
+
+def test_a_class_so_small_that_one_side_would_go_without_it_is_refused(tiny):
+    labels = np.repeat(np.arange(10), [505] * 9 + [3])
+    images = np.zeros((len(labels), 1, 1, 1), np.uint8)
+    with pytest.raises(ValueError, match="leave a class on one side"):
+        split_validation(Split(images, labels), 0.1)
+
+
+@pytest.mark.parametrize("fraction", [0.001, 0.999])
+def test_a_side_without_some_class_is_refused(numbered, fraction):
+    told = f"{fraction} chosen of .* images of 10 classes, less than one of each on one side"
+    with pytest.raises(ValueError, match=told):
         split_validation(numbered, fraction)

@@ -553,8 +553,14 @@ def test_images_that_are_no_pixels_are_refused(split):
 
 
 def test_too_few_images_for_the_shares_asked_are_refused(split):
-    with pytest.raises(InputError, match="some of every class"):
-        training.train(config(validation_fraction=0.01), split)
+    for changes, chosen in (
+        ({"validation_fraction": 0.01}, "0.01 chosen of 80"),
+        ({"train_size": 5}, "5 chosen of 60"),
+        ({"train_size": 55}, "55 chosen of 60"),
+    ):
+        told = rf"some of every class, found {chosen} images of 10 classes, less than one of each"
+        with pytest.raises(InputError, match=told):
+            training.train(config(**changes), split)
     with pytest.raises(InputError, match="train_size: expected at most 60, found 61"):
         training.train(config(train_size=61), split)
 
