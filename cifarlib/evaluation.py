@@ -208,7 +208,9 @@ def fit_temperature(labels: np.ndarray, logits: np.ndarray) -> float:
     """
     labels, logits = _check_rows(labels, logits)
     # The logarithm of a probability of 0 is no number to divide.
-    logits = np.maximum(logits, logits.max(axis=1, keepdims=True) - 100)
+    least = np.where(np.isfinite(logits), logits, np.inf).min(axis=1, keepdims=True)
+    floor = np.minimum(least, logits.max(axis=1, keepdims=True) - 100)
+    logits = np.where(np.isneginf(logits), floor, logits)
 
     def loss(log_temperature: float) -> float:
         return cross_entropy(labels, logits / np.exp(log_temperature))
@@ -298,7 +300,7 @@ def mean_difference(first: np.ndarray, second: np.ndarray, confidence: float = 0
         confidence: coverage of the interval.
 
     Raises:
-        ValueError: if they are not pairs, or fewer than two.
+        ValueError: if they are not pairs of numbers, or fewer than two, or the confidence is none.
 
     >>> print(mean_difference([0.80, 0.81, 0.82], [0.83, 0.84, 0.86]))
     3.33% (1.90% to 4.77%, n = 3)
@@ -309,7 +311,11 @@ def mean_difference(first: np.ndarray, second: np.ndarray, confidence: float = 0
             f"expected two values or more on each side, in pairs, "
             f"found shapes {first.shape} and {second.shape}"
         )
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence: expected more than 0 and less than 1, found {confidence}")
     gains = second - first
+    if not np.isfinite(gains).all():
+        raise ValueError("expected numbers on each side, found NaN or infinity")
     mean, count = float(gains.mean()), len(gains)
     quantile = scipy.stats.t.ppf((1 + confidence) / 2, count - 1)
     margin = float(quantile * gains.std(ddof=1) / np.sqrt(count))
@@ -367,16 +373,16 @@ def _check(labels: np.ndarray, answers: np.ndarray) -> tuple[np.ndarray, np.ndar
             f"labels and answers: expected two arrays of one shape (n,), n > 0, "
             f"found {labels.shape} and {answers.shape}"
         )
-    return _check_labels(labels), _check_labels(answers)
+    return _check_labels(labels), _check_labels(answers, "answers")
 
 
-def _check_labels(labels: np.ndarray) -> np.ndarray:
+def _check_labels(labels: np.ndarray, name: str = "labels") -> np.ndarray:
     top = len(CLASS_NAMES) - 1
     if labels.dtype.kind not in "iu":
-        raise ValueError(f"labels: expected integers from 0 to {top}, found {labels.dtype}")
+        raise ValueError(f"{name}: expected integers from 0 to {top}, found {labels.dtype}")
     if labels.min() < 0 or labels.max() > top:
         found = f"{labels.min()} to {labels.max()}"
-        raise ValueError(f"labels: expected integers from 0 to {top}, found {found}")
+        raise ValueError(f"{name}: expected integers from 0 to {top}, found {found}")
     return labels
 
 

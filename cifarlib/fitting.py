@@ -42,6 +42,8 @@ def has_converged(model: BaseEstimator) -> bool | None:
         return all_converged(has_converged(part) for part in model.estimators_)
     if not hasattr(model, "n_iter_") or (getattr(model, "max_iter", None) or -1) < 0:
         return None
+    if hasattr(model, "n_trees_per_iteration_"):  # boosting: as many trees as were asked for
+        return None
     return bool(np.max(model.n_iter_) < model.max_iter)
 
 

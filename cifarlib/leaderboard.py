@@ -150,7 +150,8 @@ def better_recipes() -> dict[Entry, results.Result]:
     """Return one record for each network and colour: of its recipes, the better one's.
 
     That is the one with the better validation accuracy. Records of other code or another
-    configuration do not count.
+    configuration do not count, and of records of several data sets only those of one: the images
+    in use if there are any, else those of most.
     """
 
     def validation(recorded: tuple[Entry, results.Result]) -> float:
@@ -159,7 +160,15 @@ def better_recipes() -> dict[Entry, results.Result]:
     networks: dict[tuple[str, str], list[tuple[Entry, results.Result]]] = {}
     for entry, result in _fresh().items():
         networks.setdefault((entry.model, entry.color), []).append((entry, result))
-    return dict(max(of_network, key=validation) for of_network in networks.values())
+    in_use = description.fingerprint if (description := data.current()) else None
+    chosen = {}
+    for of_network in networks.values():
+        kinds = [result.data_fingerprint for _, result in of_network]
+        kind = in_use if in_use in kinds else max(kinds, key=kinds.count)
+        comparable = [each for each in of_network if each[1].data_fingerprint == kind]
+        entry, result = max(comparable, key=validation)
+        chosen[entry] = result
+    return chosen
 
 
 def _fresh() -> dict[Entry, results.Result]:

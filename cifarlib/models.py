@@ -71,6 +71,9 @@ def build(
         InputError: for a name or colour that is not there, with the nearest one that is.
     """
     if callable(model):
+        if not hasattr(model, "__name__"):
+            advice = "Give it a __name__, or define it with def."
+            raise InputError("design", "a function with a name", repr(model), advice)
         name, features, has_bias = model.__name__, model, getattr(model, "has_bias", True)
     else:
         name, _, features, has_bias = model if isinstance(model, Design) else find(model)

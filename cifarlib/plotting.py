@@ -16,6 +16,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib import patheffects, ticker
 from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
@@ -194,9 +195,10 @@ def plot_matrix(
         if reach := np.abs(beside - center).max(initial=0):
             limits = {"vmin": center - reach, "vmax": center + reach}
             bar["extend"] = "both"
+    nothing = format(0, fmt.replace("+", ""))
     numbers = matrix.map(lambda value: format(value, fmt))
     # No signs on what is zero at this precision.
-    numbers = numbers.mask(numbers.astype(float) == 0, format(0, fmt.replace("+", "")))
+    numbers = numbers.map(lambda told: nothing if told.lstrip("+-") == nothing else told)
     sns.heatmap(
         matrix,
         ax=ax,
@@ -246,7 +248,11 @@ def plot_image_map(
             break
         shown = np.vstack([shown, place])
         picture = OffsetImage(
-            pictures[index].squeeze(), zoom=0.8, cmap="gray", interpolation="nearest"
+            pictures[index].squeeze(),
+            zoom=0.8,
+            cmap="gray",
+            norm=Normalize(0, 255),  # or each gray image is stretched to its own range
+            interpolation="nearest",
         )
         frame = {"edgecolor": PALETTE[labels[index]], "linewidth": 2}
         box = AnnotationBbox(picture, positions[index], pad=0.05, bboxprops=frame)

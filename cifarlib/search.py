@@ -7,8 +7,10 @@ settings are too many for a grid: `tuning` has those.
 import collections
 import contextlib
 import copy
+import functools
 import json
 import math
+import pickle
 import time
 import types
 import warnings
@@ -24,6 +26,7 @@ import sklearn
 from sklearn.base import BaseEstimator, clone, is_classifier
 from sklearn.exceptions import FitFailedWarning
 from sklearn.metrics import check_scoring
+from sklearn.metrics._scorer import _BaseScorer
 from sklearn.model_selection import GridSearchCV, ParameterGrid, check_cv
 from sklearn.pipeline import Pipeline
 from sklearn.utils import _safe_indexing, indexable
@@ -109,6 +112,9 @@ class ResumableGridSearchCV(GridSearchCV):
         X, y = indexable(X, y)
         if isinstance(self.scoring, list | tuple | set | dict):
             raise ValueError(f"scoring: expected one metric, found {self.scoring}")
+        if callable(self.refit):
+            advice = "choose among cv_results_ yourself, and fit that"
+            raise ValueError(f"refit: expected True or False, found a function; {advice}")
         began = time.monotonic()
         splitter = check_cv(self.cv, y, classifier=is_classifier(self.estimator))
         folds = list(splitter.split(X, y))
@@ -371,7 +377,13 @@ def _describe(value: Any) -> str:
     """
     if isinstance(value, BaseEstimator):
         parameters = {k: _describe(v) for k, v in sorted(value.get_params(deep=False).items())}
-        return f"{type(value).__module__}.{type(value).__qualname__}({parameters})"
+        name = f"{type(value).__module__}.{type(value).__qualname__}"
+        return f"{name}({parameters}){_own_methods(type(value))}"
+    if isinstance(value, functools.partial):
+        return f"partial({_describe([value.func, value.args, value.keywords])})"
+    if isinstance(value, _BaseScorer):  # of make_scorer
+        parts = [value._score_func, value._sign, value._kwargs, str(value._response_method)]
+        return f"{type(value).__name__}({_describe(parts)})"
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_describe, value))}]"
     if isinstance(value, dict):
@@ -388,10 +400,34 @@ def _describe(value: Any) -> str:
                 "it in a module or a cell, with def"
             )
         code = getattr(value, "__code__", None)
-        return name if code is None else f"{name}({joblib.hash(_content(code))})"
+        if code is None:
+            return name
+        defaults = value.__defaults__, value.__kwdefaults__
+        told = f", {_describe(defaults)}" if any(defaults) else ""
+        return f"{name}({joblib.hash(_content(code))}{told})"
     if isinstance(value, np.random.RandomState | np.random.Generator):
         raise ValueError(f"{value}: expected an integer seed, which is the same in every session")
-    return f"{type(value).__name__}({joblib.hash(value)})"  # a repr may leave out what matters
+    try:
+        # A repr may leave out what matters.
+        return f"{type(value).__name__}({joblib.hash(value)})"
+    except pickle.PicklingError as error:
+        raise ValueError(f"{value!r}: expected what pickle can write ({error})") from error
+
+
+def _own_methods(kind: type) -> str:
+    """Return what tells a class of the reader's own after an edit; its name stays the same."""
+    bases = [base for base in kind.__mro__ if base.__module__.partition(".")[0] not in _LIBRARIES]
+    methods = [
+        (name, _content(value.__code__))
+        for base in bases
+        for name, value in sorted(vars(base).items())
+        if isinstance(value, types.FunctionType)
+    ]
+    return f"#{joblib.hash(methods)}" if methods else ""
+
+
+# Whose versions are told otherwise, or which have no methods to edit.
+_LIBRARIES = {"builtins", "cifarlib", "sklearn"}
 
 
 def _content(code: types.CodeType) -> tuple:

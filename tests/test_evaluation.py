@@ -116,6 +116,8 @@ def test_the_temperature_that_was_put_in_is_found_again():
     labels = (logits + rng.gumbel(size=logits.shape)).argmax(axis=1)  # a calibrated model
     assert evaluation.fit_temperature(labels, logits) == pytest.approx(1, rel=0.03)
     assert evaluation.fit_temperature(labels, 3 * logits) == pytest.approx(3, rel=0.03)
+    # However far they lie apart: only the logarithm of 0 is replaced.
+    assert evaluation.fit_temperature(labels, 18 * logits) == pytest.approx(18, rel=0.03)
 
 
 def test_a_temperature_mends_calibration_and_changes_no_answer(predicted):
@@ -256,8 +258,19 @@ def test_logits_are_not_taken_for_probabilities():
 @pytest.mark.parametrize("labels", [["cat", "dog"], [0.0, 1.0], [1, 10], [-1, 0]])
 def test_labels_are_integers_from_0_to_9(labels):
     for call in (evaluation.accuracy, evaluation.per_class, evaluation.confusions):
-        with pytest.raises(ValueError, match="integers from 0 to 9"):
+        with pytest.raises(ValueError, match="labels: expected integers from 0 to 9"):
             call(np.array(labels), np.array(labels))
+        with pytest.raises(ValueError, match="answers: expected integers from 0 to 9"):
+            call(np.array([0, 1]), np.array(labels))
+
+
+@pytest.mark.parametrize(
+    ("values", "confidence", "told"),
+    [([1, np.nan], 0.95, "found NaN"), ([1, 2], 95, "less than 1, found 95")],
+)
+def test_an_interval_of_no_numbers_is_refused(values, confidence, told):
+    with pytest.raises(ValueError, match=told):
+        evaluation.mean_difference([0, 1], values, confidence)
 
 
 def test_a_probability_of_zero_does_not_decide_the_temperature(predicted):

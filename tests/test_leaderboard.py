@@ -355,6 +355,19 @@ def test_a_claim_is_judged_by_the_recipe_that_is_better_on_validation_images(mon
     assert judged["verdict"] == "holds" and judged["needed"] == pytest.approx(0.797)
 
 
+def test_recipes_are_compared_on_the_same_images_only(monkeypatch):
+    copy, official = described("JPEG copy"), described("official")
+    entries = [SMALL._replace(recipe=recipe) for recipe in ("modern", "published", "long")]
+    for entry, kind, validation in zip(
+        entries, (copy, copy, official), (0.7, 0.6, 0.8), strict=True
+    ):
+        monkeypatch.setattr(data, "_current", kind)
+        leaderboard.record(entry, {0: measured_as(0.7, validation)})
+    for in_use, best in ((official, "long"), (copy, "modern"), (None, "modern")):
+        monkeypatch.setattr(data, "_current", in_use)
+        assert [entry.recipe for entry in leaderboard.better_recipes()] == [best]
+
+
 def test_a_claim_without_a_number_is_judged_by_its_evidence():
     leaderboard.record(Entry("dense_net"), {0: measured_as(0.46, validation=0.5)})
     assert leaderboard.verdicts().loc["dense_net", "rgb"]["verdict"] == "does not hold"

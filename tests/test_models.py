@@ -1,5 +1,6 @@
 """One contract for every model of the registry, and the counts that others published."""
 
+import functools
 import math
 from dataclasses import replace
 
@@ -104,6 +105,14 @@ def test_wider_it_has_the_same_layers_with_half_as_many_filters_again():
     deep, wide = (models.find(f"fast_{name}").features for name in ("deep", "wide"))
     assert wide.widths == tuple(width * 3 // 2 for width in deep.widths)
     assert replace(wide, widths=deep.widths) == deep
+
+
+def test_a_design_without_a_name_is_told_so():
+    def design(x, width):
+        return keras.layers.Dense(width)(keras.layers.Flatten()(x))
+
+    with pytest.raises(InputError, match="design: expected a function with a name"):
+        models.build(functools.partial(design, width=2))
 
 
 def test_a_design_of_ones_own_may_do_without_a_bias():

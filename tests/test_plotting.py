@@ -82,6 +82,14 @@ def test_a_matrix_is_named_and_numbered():
     assert {"0.25", "0.75", "1.00", "0.00", "cat", "dog", "share"} <= set(texts(figure).split())
 
 
+@pytest.mark.parametrize(("fmt", "told"), [(",d", "1,234"), (".0%", "123400%"), ("+d", "+1234")])
+def test_a_matrix_takes_every_format_of_a_number(fmt, told):
+    figure, ax = plotting.subplots()
+    plotting.plot_matrix(pd.DataFrame([[1234, 0], [0, -5]]), ax, fmt=fmt)
+    shown = set(texts(figure).split())
+    assert {told, format(0, fmt.replace("+", ""))} <= shown
+
+
 def test_the_diagonal_of_differences_does_not_pale_what_is_beside_it():
     matrix = pd.DataFrame([[-16.0, 2.0], [-4.0, -9.0]], index=list("ab"), columns=list("ab"))
     _, ax = plotting.subplots()
@@ -98,6 +106,8 @@ def test_a_map_shows_thumbnails_that_do_not_cover_each_other(tiny):
     plotting.plot_image_map(positions, tiny[0].images, tiny[0].labels, ax, num_thumbnails=20)
     boxes = [a for a in ax.artists if isinstance(a, matplotlib.offsetbox.AnnotationBbox)]
     assert 5 < len(boxes) <= 20
+    limits = {(box.offsetbox.image.norm.vmin, box.offsetbox.image.norm.vmax) for box in boxes}
+    assert limits == {(0, 255)}, "a dark gray image stays dark"
     places = np.array([box.xy for box in boxes]) / 10
     gaps = np.abs(places[:, None] - places[None]).max(axis=-1) + np.eye(len(places))
     assert gaps.min() > 0.05

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import errno
+import functools
 import json
 import os
 import pickle
@@ -19,8 +20,10 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 from linear_problem import NO_WARNINGS
 from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin, clone
 from sklearn.decomposition import PCA
+from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.exceptions import ConvergenceWarning, FitFailedWarning
 from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.metrics import make_scorer
 from sklearn.model_selection import (
     GridSearchCV,
     KFold,
@@ -649,6 +652,40 @@ def test_a_function_that_was_edited_is_another_one():
     assert len(set(described)) == 3
     exec("\n\ndef change(X):\n    return X", space)
     assert search._describe(space["change"]) == described[0], "wherever it stands"
+    defaults = []
+    for default in (2, 3):
+        exec(f"def change(X, factor={default}):\n    return X * factor", space)
+        change = space["change"]
+        defaults.append([change, functools.partial(change, 1), make_scorer(change)])
+    for first, second in zip(*defaults, strict=True):
+        assert search._describe(first) != search._describe(second)
+
+
+def test_a_class_whose_method_was_edited_is_another_one():
+    described = []
+    for body in ("X", "X * 0"):
+        space = {"BaseEstimator": BaseEstimator, "__name__": "__main__"}
+        exec(
+            f"class Own(BaseEstimator):\n    def transform(self, X):\n        return {body}", space
+        )
+        described.append(search._describe(space["Own"]()))
+    assert len(set(described)) == 2 and "#" not in search._describe(LogisticRegression())
+
+
+def test_a_metric_without_a_name_is_told_so(problem):
+    scoring = make_scorer(lambda y, told: 1.0)
+    with pytest.raises(ValueError, match="told from others by its name"):
+        ResumableGridSearchCV(LogisticRegression(), {"C": [1]}, scoring=scoring).fit(*problem)
+
+
+def test_a_rule_that_chooses_the_best_is_refused_and_not_passed_over(problem):
+    with pytest.raises(ValueError, match="refit: expected True or False"):
+        ResumableGridSearchCV(LogisticRegression(), {"C": [1]}, refit=lambda r: 0).fit(*problem)
+
+
+def test_trees_that_were_asked_for_are_no_lack_of_convergence(problem):
+    model = HistGradientBoostingClassifier(max_iter=2, min_samples_leaf=2).fit(*problem)
+    assert model.n_iter_ == 2 and fitting.has_converged(model) is None
 
 
 # --- the time budget
