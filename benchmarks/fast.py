@@ -23,6 +23,7 @@ or asked for more runs, goes on with the pairs that are missing.
 import argparse
 import hashlib
 import json
+import math
 import os
 import re
 import shlex
@@ -82,6 +83,8 @@ def main() -> None:
         for seed in map(int, options.ours.split(",")):
             print(json.dumps(ours(configuration(options, seed))), flush=True)
         return
+    if options.peer_name == "ours":
+        parser.error("--peer-name: expected another name than ours")
     sides = {"ours": command_of_ours(options)}
     if options.peer:
         sides[options.peer_name] = words_of_peer
@@ -212,9 +215,7 @@ def measured(command: list[str], place: Path, num_runs: int = 1) -> list[dict[st
         found = [json.loads(line) for line in lines[-num_runs:]]
         if len(found) < num_runs or done.returncode:
             raise ValueError("fewer lines than runs, or an error after them")
-        return [
-            {**run, "seconds": float(run["seconds"]), "process_seconds": share} for run in found
-        ]
+        return [{**checked(run), "process_seconds": share} for run in found]
     except (KeyError, TypeError, ValueError):
         last = lines[-1] if lines else "nothing"
         sys.exit(
@@ -222,6 +223,20 @@ def measured(command: list[str], place: Path, num_runs: int = 1) -> list[dict[st
             f"of {num_runs} runs, found {last!r} (exit status {done.returncode}). Make it print "
             "one."
         )
+
+
+def checked(run: dict) -> dict[str, float]:
+    """Return what a run printed, with numbers where numbers belong.
+
+    Raises:
+        KeyError, TypeError, ValueError: if there are none.
+    """
+    seconds = float(run["seconds"])
+    if not 0 < seconds < math.inf:
+        raise ValueError("no time")
+    shares = {key: float(run[key]) for key in SHOWN if run.get(key) is not None}
+    others = {key: value for key, value in run.items() if key not in SHOWN}
+    return {**others, **shares, "seconds": seconds}
 
 
 def summary(runs: list[dict[str, float]]) -> str:

@@ -177,7 +177,7 @@ def ask(
     # Nor may a trial that was given up, and is tried again, move those that follow.
     earlier = study.get_trials(deepcopy=False)[: trial.number]
     place = trial.number - sum(map(was_given_up, earlier))
-    sampler = optuna.samplers.TPESampler(seed=seed * 100_003 + place)
+    sampler = optuna.samplers.TPESampler(seed=(seed * 100_003 + place) % 2**32)
     if place == 0:
         sampler = optuna.samplers.PartialFixedSampler(dict(default), sampler)
     study.sampler = sampler

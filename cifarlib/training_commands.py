@@ -78,7 +78,7 @@ def tune(arguments: Sequence[str]) -> None:
         usual = QUICK["epochs"] if is_quick else training.Config("baseline").epochs
         budget = {"epochs": epochs or usual, "train_size": None}
         kept = settings.cache_folder() / "runs"
-        seeds = [start.seed + 1]
+        seeds = [(start.seed + 1) % 2**31]
         final = tuning.finals(tuned, count, seeds, also=also, kept_in=kept, **budget)
         print(final.table().round(1).to_string())
     command = shlex.join(["cifarlib", "tune", *arguments])

@@ -436,10 +436,13 @@ def _check_numbers(num_trials, time_budget, max_multiply_adds) -> None:
         ("time_budget", time_budget, 0),
         ("max_multiply_adds", max_multiply_adds, 1),
     ):
-        is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-        is_optional = value is None and name != "num_trials"
+        is_counted = name == "num_trials"
+        kind = numbers.Integral if is_counted else numbers.Real
+        is_number = isinstance(value, kind) and not isinstance(value, bool)
+        is_optional = value is None and not is_counted
         if not is_optional and not (is_number and value >= least):
-            raise InputError(name, f"a number from {least}", repr(value), "Correct it.")
+            told = f"a {'whole ' if is_counted else ''}number from {least}"
+            raise InputError(name, told, repr(value), "Correct it.")
 
 
 def _layers(model: str | Callable) -> layered.LayeredCNN | None:

@@ -169,12 +169,34 @@ def test_a_process_of_several_runs_tells_each_in_a_line(fast, tmp_path):
 
 @pytest.mark.parametrize(
     "lines",
-    [["print('done')"], ["pass"], ["print('{\"accuracy\": 1}')"], ["1 / 0"], ["print('[1]')"]],
-    ids=["words", "nothing", "no seconds", "an error", "a list"],
+    [
+        ["print('done')"],
+        ["pass"],
+        ["print('{\"accuracy\": 1}')"],
+        ["1 / 0"],
+        ["print('[1]')"],
+        ["print('{\"seconds\": 0}')"],
+        ['print(\'{"seconds": 1, "accuracy": "good"}\')'],
+    ],
+    ids=["words", "nothing", "no seconds", "an error", "a list", "no time", "no share"],
 )
 def test_a_peer_that_does_not_tell_its_seconds_ends_the_benchmark(fast, tmp_path, lines):
     with pytest.raises(SystemExit, match="expected a JSON object with seconds as the last line"):
         fast.measured(program(tmp_path, *lines), tmp_path / "images.npz")
+
+
+def test_what_a_peer_does_not_know_it_may_leave_empty(fast, tmp_path):
+    line = json.dumps({"accuracy": 0.5, "accuracy_with_views": None, "seconds": 2})
+    (run,) = fast.measured(program(tmp_path, f"print({line!r})"), tmp_path / "images.npz")
+    assert "accuracy_with_views" not in run and "50.00%" in fast.told(run)
+
+
+def test_the_peer_cannot_pass_for_ours(fast, monkeypatch, capsys):
+    arguments = ["--peer", sys.executable, "--peer-name", "ours"]
+    monkeypatch.setattr(sys, "argv", ["fast.py", *arguments])
+    with pytest.raises(SystemExit):
+        fast.main()
+    assert "another name than ours" in capsys.readouterr().err
 
 
 def test_both_sides_are_told_with_mean_spread_and_median(fast):

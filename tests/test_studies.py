@@ -74,6 +74,12 @@ def test_equal_seeds_propose_the_same_and_others_do_not(kept, tmp_path):
     assert not any(params in found[2] for params in found[0])
 
 
+def test_every_seed_of_a_training_will_do():
+    study = begin()
+    go_on(study, 2, seed=2**31 - 1)
+    assert len(study.trials) == 2
+
+
 def test_a_study_that_is_opened_again_before_every_trial_proposes_the_same(journal):
     whole = begin()
     go_on(whole, 16)
