@@ -108,6 +108,7 @@ def find(names: Sequence[str] = ()) -> list[Chapter]:
     """
     folder = (settings.checkout_folder() or Path.cwd()) / "assignments" / "source"
     paths = sorted(folder.glob("[0-9][0-9]_*/[0-9][0-9]_*.ipynb"))
+    names = [names] if isinstance(names, str) else names
     number_of = {path.stem: path.name[:2] for path in paths}
     return chapters.select(paths, [number_of.get(n, n) for n in names], "assignments", folder)
 
@@ -194,9 +195,9 @@ def grade(
                 contents = list(_contents(file))
             except (InputError, OSError) as error:
                 contents = []
-                yield Graded(name, None, (), _in_short(error))
+                yield Graded(_line(name), None, (), _in_short(error))
             for member, content in contents:
-                yield _grade(name + member, content, keys, cell_seconds, total_seconds)
+                yield _grade(_line(name + member), content, keys, cell_seconds, total_seconds)
             bar.update()
 
 
@@ -463,5 +464,4 @@ def _in_short(error: InputError | OSError) -> str:
 
 def _line(text: str) -> str:
     """Return a text in one line that is not too long, without colours."""
-    line = " ".join(execution.without_colors(text).split())
-    return line if len(line) <= MAX_LINE else f"{line[:MAX_LINE]} …"
+    return execution.plain(" ".join(execution.without_colors(text).split()), MAX_LINE)

@@ -54,6 +54,7 @@ def select(paths: Sequence[Path], numbers: Sequence[str], what: str, folder: Pat
             "none",
             "Run this in a checkout of the project; an installed package has no notebooks.",
         )
+    numbers = [numbers] if isinstance(numbers, str) else numbers
     wanted = {number.zfill(2) for number in numbers}
     known = {chapter.number for chapter in chapters}
     if wanted - known:
@@ -71,6 +72,20 @@ def in_folder(folder: Path) -> list[Path]:
     return sorted(folder.glob("[0-9][0-9]_*.ipynb"))
 
 
+def read(path: Path) -> nbformat.NotebookNode:
+    """Return a notebook.
+
+    Raises:
+        InputError: if it is none, as after a merge that left its marks.
+    """
+    advice = "Open and save it in Jupyter, or get it from git again."
+    try:
+        return nbformat.read(path, as_version=4)
+    except Exception as error:  # nbformat fails in many ways at what is no notebook
+        found = f"a file that cannot be read ({type(error).__name__})"
+        raise InputError(path, "a notebook", found, advice) from error
+
+
 def title_and_promise(notebook: nbformat.NotebookNode) -> tuple[str, str]:
     r"""Return a chapter's heading without its number, and its first paragraph.
 
@@ -78,7 +93,8 @@ def title_and_promise(notebook: nbformat.NotebookNode) -> tuple[str, str]:
     >>> title_and_promise(nbformat.v4.new_notebook(cells=[cell]))
     ('Explore the data', 'Sixty thousand photos.')
     """
-    first, *paragraphs = notebook.cells[0].source.split("\n\n")
+    text = notebook.cells[0].source if notebook.cells else ""
+    first, *paragraphs = text.split("\n\n")
     title = re.sub(r"^#\s*(\d+\W+)?", "", first)
     # A line of badges, if there is one, comes before the promise.
     promise = next((p for p in paragraphs if not p.startswith(("[", "<", "!"))), "")

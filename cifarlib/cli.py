@@ -175,8 +175,8 @@ def _parser() -> argparse.ArgumentParser:
         " the quick profile, with limits. THE LIMITS ARE NO SANDBOX: what was handed in runs with"
         " your rights, so use a container or virtual machine for people you do not trust. A"
         " write outside its folder is refused and told if Python code of the notebook makes it;"
-        " what another program writes is seen only beside the folder or in its (substitute) home"
-        " folder."
+        " what another program, or a compiled library such as HDF5, writes is seen only beside"
+        " the folder or in its (substitute) home folder."
     )
     submit.add_argument(
         "paths",

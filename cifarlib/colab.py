@@ -38,9 +38,13 @@ def set_up(drive: str | None = None) -> None:
             None to keep them on that machine.
 
     Raises:
-        InputError: if something that Colab has is too old.
+        InputError: if something that Colab has is too old, or the folder is not in your Drive.
         CifarlibError: if something cannot be installed.
     """
+    folder = DRIVE / "MyDrive" / (drive or "")
+    if not folder.is_relative_to(DRIVE / "MyDrive"):  # which would not be kept
+        advice = "Name it as you see it in your Drive."
+        raise InputError("drive", "a folder such as 'cifarlib'", repr(drive), advice)
     sys.path[:] = [str(ROOT), *(path for path in sys.path if path != str(ROOT))]
     inherited = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     others = [path for path in inherited if path not in ("", str(ROOT))]
@@ -50,7 +54,7 @@ def set_up(drive: str | None = None) -> None:
         from google.colab import drive as google_drive
 
         google_drive.mount(str(DRIVE))
-        os.environ["CIFARLIB_CACHE"] = str(DRIVE / "MyDrive" / drive)
+        os.environ["CIFARLIB_CACHE"] = str(folder)
     from cifarlib import __version__, devices, settings
 
     versions = {"cifarlib": __version__, **devices.versions()}

@@ -8,14 +8,18 @@ not belong. Not for knowing what is executed: `verification` does.
 
 import contextlib
 import errno
+import functools
 import json
+import operator
 import os
 import re
 import shutil
+import stat
 import subprocess
 import sys
 import threading
 import time
+import urllib.parse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +27,11 @@ from typing import Any
 import psutil
 
 from cifarlib import settings
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 WORK = "work"
 RESULT = "result.json"  # what the program leaves for the one that has started it
@@ -230,7 +239,7 @@ def written_outside(root: Path) -> tuple[list[str], bool]:
 
     What is seen: what Python code in a kernel opens, renames or removes, wherever it is, and that
     is refused; and, whoever wrote it, what lies beside the working folder or in the home folder.
-    What another program writes elsewhere is not seen.
+    What another program, or a compiled library such as HDF5, writes elsewhere is not seen.
 
     Returns:
         Paths, the home folder as ``~``, and whether the kernel was watched from its start.
@@ -238,12 +247,12 @@ def written_outside(root: Path) -> tuple[list[str], bool]:
     half_written = f".{RESULT}."
     beside = {path.name for path in root.iterdir() if not path.name.startswith(half_written)}
     told = [f"../{name}" for name in beside - _OURS]
-    told += [
-        f"~/{path.name}" for path in (root / _HOME).iterdir() if path.name not in _LIBRARY_FOLDERS
-    ]
+    with contextlib.suppress(OSError):  # the program may have taken it away
+        at_home = {path.name for path in (root / _HOME).iterdir()}
+        told += [f"~/{name}" for name in at_home - _LIBRARY_FOLDERS]
     is_watched = False
-    with contextlib.suppress(OSError), (root / _WRITES).open(encoding="utf-8") as log:
-        for line in log.read(2**20).splitlines():
+    with contextlib.suppress(OSError):
+        for line in left_behind(root / _WRITES, 2**20).splitlines():
             with contextlib.suppress(ValueError):
                 path = json.loads(line)
                 is_watched = is_watched or path is None
@@ -253,6 +262,20 @@ def written_outside(root: Path) -> tuple[list[str], bool]:
     for folder in (root, root.resolve()):
         told = [path.replace(f"{folder}{os.sep}", f"..{os.sep}") for path in told]
     return sorted(set(told))[:_MAX_TOLD], is_watched
+
+
+def left_behind(path: Path, num_bytes: int) -> bytes:
+    """Return what a program has left in a file, at most so many bytes.
+
+    Raises:
+        OSError: if there is none, or something else in its place: whoever opens a pipe waits.
+    """
+    flags = (getattr(os, name, 0) for name in ("O_NONBLOCK", "O_NOFOLLOW", "O_BINARY"))
+    descriptor = os.open(path, functools.reduce(operator.or_, flags, os.O_RDONLY))
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "no regular file", str(path))
+        return file.read(num_bytes)
 
 
 def watch_writes(allowed: Sequence[str], log: str) -> None:
@@ -298,13 +321,20 @@ def _resolved(path: Any, descriptor: int = -1, *, is_followed: bool = True) -> s
         return None
     path = Path(os.fsdecode(path))
     if descriptor not in (-1, None):
-        try:
-            path = Path(f"/proc/self/fd/{descriptor}").readlink() / path
-        except OSError:
-            return None
+        path = _place_of(descriptor) / path
     if is_followed:
         return os.path.realpath(path)
     return str(Path(os.path.realpath(path.parent)) / path.name)
+
+
+def _place_of(descriptor: int) -> Path:
+    """Return the folder that a descriptor stands for; one outside where nothing tells."""
+    with contextlib.suppress(OSError):  # Linux
+        return Path(f"/proc/self/fd/{descriptor}").readlink()
+    with contextlib.suppress(AttributeError, OSError, ValueError):  # macOS
+        told = fcntl.fcntl(descriptor, fcntl.F_GETPATH, bytes(1024))
+        return Path(os.fsdecode(told.rstrip(b"\0")))
+    return Path(os.sep, "a folder that this system does not tell")
 
 
 def _opened(path, mode, flags) -> list[str | None]:
@@ -326,8 +356,13 @@ def _both(source, target, source_descriptor=-1, target_descriptor=-1) -> list[st
 
 
 def _database(path) -> list[str | None]:
-    is_file = str(path) not in ("", ":memory:") and not str(path).startswith("file:")
-    return [_resolved(path)] if is_file else []
+    name = os.fsdecode(path)
+    if name.startswith("file:"):
+        parts = urllib.parse.urlsplit(name)
+        name = urllib.parse.unquote(parts.path)
+        if urllib.parse.parse_qs(parts.query).get("mode", [""])[0] in ("ro", "memory"):
+            return []
+    return [_resolved(name)] if name not in ("", ":memory:") else []
 
 
 # Paths that are written to, by audit event; the arguments are in Python's "Audit events table".
@@ -342,5 +377,6 @@ _EVENTS = {
     "os.symlink": lambda source, target, descriptor: _entry(target, descriptor),
     "os.truncate": lambda path, length: [_resolved(path)],
     "os.utime": lambda path, times, ns, descriptor: [_resolved(path, descriptor)],
+    "shutil.rmtree": _entry,  # before the first file goes
     "sqlite3.connect": _database,
 }

@@ -4,6 +4,7 @@ For notebooks that are no chapters as well. Not for going through chapters: `run
 """
 
 import asyncio
+import contextlib
 import os
 import re
 import signal
@@ -24,6 +25,16 @@ LAST_LINES = 15
 # ipykernel 7 warns at every start that a kernel on this machine is not encrypted, and logs a
 # traceback when it is stopped in the middle of a cell.
 KERNEL_ARGUMENTS = ["--IPKernelApp.log_level=50"]
+
+
+def plain(text: object, length: int) -> str:
+    r"""Return text of others so that it is safe to print: short, and without control characters.
+
+    >>> plain("red\x1b[31m and more", 12)
+    'red�[31m an…'
+    """
+    shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(text))
+    return shown if len(shown) <= length else f"{shown[: length - 1]}…"
 
 
 def without_colors(text: str) -> str:
@@ -181,6 +192,8 @@ def execute(
             told = error.ename, error.evalue, error.traceback
             raise CellError(notebook, begun, *told) from error
     drop_native_logs(notebook)
+    if not keep_going and (raised := _raised(notebook)):
+        raise raised[-1]  # the kernel called it well: a magic had caught it
     seconds = time.monotonic() - began + _remembered(notebook)
     notebook.metadata["cifarlib"] = {
         **facts,
@@ -211,8 +224,10 @@ def execute_client(
     def listen_for_interrupt(cell, cell_index) -> None:
         if os.name == "posix":
             loop, task = asyncio.get_running_loop(), asyncio.current_task()
-            for number in (signal.SIGINT, signal.SIGTERM):
-                loop.add_signal_handler(number, interrupt, task)
+            # Below a notebook this runs in a thread, which hears no signals.
+            with contextlib.suppress(RuntimeError, ValueError):
+                for number in (signal.SIGINT, signal.SIGTERM):
+                    loop.add_signal_handler(number, interrupt, task)
 
     def interrupt(task: asyncio.Task) -> None:
         nonlocal interrupted

@@ -145,6 +145,11 @@ def _chapter_page(notebook: nbformat.NotebookNode, previous, following) -> str:
     if following:
         links.append(f'<a href="{following[0].stem}.html">{_title(following[1])} →</a>')
     navigation = f'<nav class="report">{"".join(links)}</nav>'
+    if notebook.metadata["cifarlib"]["profile"] == "quick":
+        navigation += (
+            '<p class="report">Quick profile: fewer images than the text speaks of. Its numbers '
+            "are those of <code>cifarlib run --full</code>.</p>"
+        )
     return notebook_page(notebook, title_and_promise(notebook)[0], navigation)
 
 
@@ -172,11 +177,6 @@ def notebook_page(
     )
     resources = {"metadata": {"name": title, "path": str(folder)}}
     page, _ = exporter.from_notebook_node(notebook, resources=resources)
-    if notebook.metadata.get("cifarlib", {}).get("profile") == "quick":
-        header += (
-            '<p class="report">Quick profile: fewer images than the text speaks of. Its numbers '
-            "are those of <code>cifarlib run --full</code>.</p>"
-        )
     page = page.replace("</head>", f"{_PAGE_STYLE}</head>", 1)
     # A function, so that backslashes in the chapter are left alone.
     return re.sub(r"<body[^>]*>", lambda match: match[0] + header, page, count=1)
@@ -199,7 +199,10 @@ def printed(page: str) -> bytes | None:
     """
     if (program := browser()) is None:
         return None
-    with tempfile.TemporaryDirectory(prefix="cifarlib-print-") as temporary:
+    # A browser's helpers may still be writing to it.
+    with tempfile.TemporaryDirectory(
+        prefix="cifarlib-print-", ignore_cleanup_errors=True
+    ) as temporary:
         source, target = Path(temporary) / "page.html", Path(temporary) / "page.pdf"
         source.write_text(page, encoding="utf-8")
         command = [program, "--headless", "--no-sandbox", "--no-pdf-header-footer"]

@@ -221,18 +221,16 @@ def stamp(text: str) -> str:
     return _PLACE.sub(fill, text)
 
 
-def without_records(notebook: str) -> str:
+def without_records(notebook: nbformat.NotebookNode) -> str:
     """Return what a notebook says and does, without what was recorded in it.
 
-    Args:
-        notebook: as JSON, the content of its file.
-
-    Returns:
-        The sources and tags of its cells as JSON: no outputs, and marked places empty.
+    These are the sources and tags of its cells as JSON: no outputs, and marked places empty.
     """
-    cells = nbformat.reads(notebook, as_version=4).cells
-    told = [[c.cell_type, c.metadata.get("tags"), _PLACE.sub(r"\1", c.source)] for c in cells]
-    return json.dumps(told)
+    cells = [
+        [cell.cell_type, cell.metadata.get("tags"), _PLACE.sub(r"\1", cell.source)]
+        for cell in notebook.cells
+    ]
+    return json.dumps(cells)
 
 
 def stamp_readme() -> None:
@@ -259,7 +257,7 @@ def _time_line(number: str) -> str:
 def _chapters_table() -> str:
     rows = ["| | chapter | you will see | quick | full |", "|---|---|---|--:|--:|"]
     for chapter in chapters.find():
-        title, promise = chapters.title_and_promise(nbformat.read(chapter.path, as_version=4))
+        title, promise = chapters.title_and_promise(chapters.read(chapter.path))
         name = chapter.path.name
         link = f"[{title}](notebooks/{name}) ([Colab]({colab.address(name)}))"
         times = " | ".join(_chapter_seconds(chapter.number, p) for p in ("quick", "full"))
@@ -331,7 +329,9 @@ def current_commit() -> str:
     def is_changed(path: str) -> bool:
         """Tell whether a chapter differs by more than by what was recorded in it."""
         now = (folder().parent / path).read_text(encoding="utf-8")
-        return without_records(now) != without_records(git("show", f"HEAD:{path}"))
+        before = git("show", f"HEAD:{path}")
+        was, is_now = (nbformat.reads(text, as_version=4) for text in (before, now))
+        return without_records(is_now) != without_records(was)
 
     try:
         status = git("status", "--porcelain", "--", "cifarlib", "benchmarks", "notebooks")

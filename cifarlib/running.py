@@ -103,9 +103,7 @@ def _run_into(
         run_id = uuid.uuid4().hex
         unfinished.write_text(f"{run_key} {run_id}")
     for chapter in selected:
-        # What is recorded in the chapters, below, must not make them others than were executed.
-        content = results.without_records(chapter.path.read_text(encoding="utf-8"))
-        key = _hash(run_id, content)
+        key = _key(run_id, chapter)
         copy = output / chapter.path.name
         if continued and _finished_key(copy) == key:
             progress.say(
@@ -120,6 +118,11 @@ def _run_into(
         commit = results.current_commit()  # before the outputs that are written change files
         for chapter in selected:
             executed = nbformat.read(output / chapter.path.name, as_version=4)
+            if executed.metadata["cifarlib"]["key"] != _key(run_id, chapter):
+                raise ChapterError(
+                    f"chapter {chapter.number}: {chapter.path.name} was changed while it was "
+                    "executed, and is not written over. The same command executes it again."
+                )
             _record(chapter, executed, profile, commit)
         results.stamp_readme()
     page = report.write(output, str(description))
@@ -128,9 +131,17 @@ def _run_into(
     return page
 
 
+def _key(run_id: str, chapter: Chapter) -> str:
+    """Return what tells a chapter as it is now from others, in one run.
+
+    What is recorded in it does not count, or a run that records made it another than was executed.
+    """
+    return _hash(run_id, results.without_records(chapters.read(chapter.path)))
+
+
 def _execute(chapter: Chapter, copy: Path, profile: str, facts: dict) -> nbformat.NotebookNode:
     """Execute one chapter and return it with its outputs; keep what there is if it fails."""
-    notebook = nbformat.read(chapter.path, as_version=4)
+    notebook = chapters.read(chapter.path)
     name, _ = chapters.title_and_promise(notebook)
     try:
         execution.execute(
@@ -168,7 +179,7 @@ def _record(chapter: Chapter, executed: nbformat.NotebookNode, profile: str, com
             picture = Image.open(io.BytesIO(base64.b64decode(figure[1]))).convert("RGB")
             picture.save(results.folder() / f"chapter-{chapter.number}-cover.jpg", quality=85)
     else:
-        executed = nbformat.read(chapter.path, as_version=4)
+        executed = chapters.read(chapter.path)
     executed.cells[0].source = results.stamp(executed.cells[0].source)
     _write(executed, chapter.path)
     progress.say(f"{chapter.number}  recorded in {chapter.path.name}")

@@ -22,6 +22,7 @@ import nbformat
 
 from cifarlib import (
     __version__,
+    chapters,
     containers,
     data,
     devices,
@@ -120,7 +121,9 @@ def submit(
     description = data.describe()
     hardware = settings.hardware()
     facts = {"profile": profile, "data": description.kind, "hardware": hardware}
-    with tempfile.TemporaryDirectory(prefix="cifarlib-submit-") as temporary:
+    with tempfile.TemporaryDirectory(
+        prefix="cifarlib-submit-", ignore_cleanup_errors=True
+    ) as temporary:
         folder = Path(temporary)
         place(folder, {**helpers, **{file: _written(notebooks[file]) for file in notebooks}})
         told, failures = _execute(notebooks, folder, profile, facts)
@@ -128,7 +131,7 @@ def submit(
         remarks = [f"Left out: {_shortened(material.left_out)}."] if material.left_out else []
         if problems and not incomplete:
             return Submission(None, student, tuple(problems), tuple(remarks))
-        pages, of_pages = _pages(notebooks, folder)
+        pages, of_pages = _pages(notebooks, folder, profile)
         remarks += of_pages
     members = {NOTEBOOKS + file: content for file, content in helpers.items()}
     members |= {NOTEBOOKS + file: _written(notebook) for file, notebook in notebooks.items()}
@@ -148,7 +151,9 @@ def submit(
         "left_out": material.left_out,
         "members": {name: hashlib.sha256(content).hexdigest() for name, content in members.items()},
     }
-    members[MANIFEST] = (json.dumps(manifest, indent=2, ensure_ascii=False) + "\n").encode()
+    # A name that is no text, of a file that was left out, as JSON escapes it.
+    told = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+    members[MANIFEST] = told.encode(errors="backslashreplace")
     _check_size(path, members)
     _write(target, _packed(members))
     return Submission(target, student, tuple(problems), tuple(remarks))
@@ -166,13 +171,13 @@ def _gather(path: Path) -> _Material:
             file = path / name
             is_helper = file.suffix.lower() in HELPER_SUFFIXES
             if file.suffix == ".ipynb":
-                notebooks[name] = _read(file)
+                notebooks[name] = chapters.read(file)
             elif is_helper and not file.is_symlink() and file.stat().st_size <= MAX_HELPER_BYTES:
                 helpers[name] = file.read_bytes()
             elif file.parent.name != "__pycache__":
                 left_out.append(name)
     elif path.suffix == ".ipynb" and path.is_file():
-        title, notebooks = path.stem, {path.name: _read(path)}
+        title, notebooks = path.stem, {path.name: chapters.read(path)}
     else:
         found = "another file" if path.exists() else "nothing there"
         raise InputError(path, "a notebook or a folder", found, advice)
@@ -182,6 +187,10 @@ def _gather(path: Path) -> _Material:
         advice = "Windows would take that for another place; rename it."
         found = f"one that begins with {PureWindowsPath(unfit).anchor!r}"
         raise InputError(unfit, "a name that every system takes", found, advice)
+    for name in (*notebooks, *helpers):
+        if name != name.encode(errors="replace").decode():  # bytes that are no text, from Linux
+            told = execution.plain(name, 80)
+            raise InputError(told, "a name in letters", repr(name), "Rename it.")
     _check_size(path, helpers)
     return _Material(title, notebooks, helpers, left_out)
 
@@ -195,14 +204,6 @@ def leads_away(name: str) -> bool:
     (True, True, False)
     """
     return bool(PureWindowsPath(name).anchor)
-
-
-def _read(path: Path) -> nbformat.NotebookNode:
-    try:
-        return nbformat.read(path, as_version=4)
-    except Exception as error:  # nbformat fails in many ways at what is no notebook
-        found = f"a file that cannot be read ({type(error).__name__})"
-        raise InputError(path, "a notebook", found, "Open and save it in Jupyter.") from error
 
 
 def _target(output: str | Path | None, title: str, student: dict[str, str]) -> Path:
@@ -282,7 +283,7 @@ def told_error(error: execution.CellError) -> str:
 
 
 def _pages(
-    notebooks: dict[str, nbformat.NotebookNode], folder: Path
+    notebooks: dict[str, nbformat.NotebookNode], folder: Path, profile: str
 ) -> tuple[dict[str, bytes], list[str]]:
     """Return a page of each notebook, as HTML and PDF, and what there is to say about them."""
     pages, remarks = {}, []
@@ -290,7 +291,8 @@ def _pages(
         remarks.append("No PDF: there is no Chromium on the PATH. The HTML page holds the same.")
     for file, notebook in notebooks.items():
         stem = file.removesuffix(".ipynb")
-        page = report.notebook_page(notebook, file, folder=(folder / file).parent)
+        header = f'<p class="report">Executed in the {profile} profile.</p>'
+        page = report.notebook_page(notebook, file, header, (folder / file).parent)
         pages[f"{stem}.html"] = page.encode()
         if report.browser():
             if pdf := report.printed(page):

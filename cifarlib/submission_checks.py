@@ -17,9 +17,12 @@ _FIELDS = {"name": "STUDENT_NAME", "id": "STUDENT_ID"}
 _MACHINE_PATH = re.compile(
     r"(?<![\w./:~<>-])"
     r"(?:/(?:home|Users|root|tmp|mnt|media|content|Volumes|private|work)/"
-    r"|[A-Z]:(?:\\\\|/|\\(?=Users|[Tt]emp|TEMP|[A-Z][a-z])))"
+    r"|[A-Z]:(?:\\\\|/(?=[^\s/]+[/.])|\\(?=Users|[Tt]emp|TEMP|[A-Z][a-z])))"
     r"[^\s\"'`)\],;:<>]*"
 )
+
+# In which X:\Omega is no folder.
+_FORMULA = re.compile(r"\$\$.+?\$\$|\$(?!\s)[^$\n]+(?<!\s)\$(?!\d)", re.DOTALL)
 
 _TEXTS = ("text", "evalue")  # printed; message of an error
 
@@ -94,7 +97,8 @@ def _texts(notebooks, helpers) -> Iterator[tuple[str, str]]:
         for cell in notebook.cells:
             numbers[cell.cell_type] += 1
             where = f"{cell.cell_type} cell {numbers[cell.cell_type]}"
-            yield f"{file}, {where}", cell.source
+            is_text = cell.cell_type == "markdown"
+            yield f"{file}, {where}", _FORMULA.sub("", cell.source) if is_text else cell.source
             for output in cell.get("outputs", ()):
                 told = {**output, **output.get("data", {})}
                 texts = [told[key] for key in told if key in _TEXTS or key.startswith("text/")]
@@ -106,9 +110,15 @@ def _texts(notebooks, helpers) -> Iterator[tuple[str, str]]:
 
 def shown(cell: nbformat.NotebookNode) -> str:
     """Return the text that a cell shows, without what it wrote to standard error."""
-    parts = []
+    parts, is_printed = [], False
     for output in cell.get("outputs", ()):
-        if output.get("name") != "stderr":
-            told = {**output, **output.get("data", {})}
-            parts += [str(told[key]) for key in (*_TEXTS, "text/plain") if key in told]
+        if output.get("name") == "stderr":
+            continue
+        told = {**output, **output.get("data", {})}
+        texts = [str(told[key]) for key in (*_TEXTS, "text/plain") if key in told]
+        was_printed, is_printed = is_printed, output.get("name") == "stdout"
+        if was_printed and is_printed:  # the kernel cuts what is printed by its clock
+            parts[-1] += "".join(texts)
+        else:
+            parts += texts
     return "\n".join(parts)

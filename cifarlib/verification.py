@@ -51,7 +51,8 @@ class Verdict(NamedTuple):
         num_cells: that were executed and are compared with what was handed in; None where not
             all have run, or profile or data differ.
         num_differing: of these, how many show another text than was handed in.
-        outside: where it wrote, or tried to, outside its folder, as far as that is seen.
+        outside: where it wrote, or tried to, outside its folder, as far as that is seen
+            (`confinement.written_outside`).
         remarks: anything else.
     """
 
@@ -127,13 +128,13 @@ def verify(
     stopped = threading.Event()
 
     def judge(name: str, path: Path) -> Verdict:
-        verdict = Verdict(_plain(name, 200))
+        verdict = Verdict(execution.plain(name, 200))
         try:
             return _judge(verdict, path, description, seconds, int(gibibytes * 2**30), stopped)
         except _BrokenError as error:
             return verdict._replace(executed=f"broken zip: {error}")
         except Exception as error:  # one of them must not keep the others from being looked at
-            told = _plain(f"{type(error).__name__}: {error}", 200)
+            told = execution.plain(f"{type(error).__name__}: {error}", 200)
             return verdict._replace(executed=f"could not be judged: {told}")
 
     with (
@@ -216,7 +217,7 @@ def _judge(
     executed = _told(outcomes, ended, handed.notebooks)
     verdict = verdict._replace(
         executed=executed,
-        outside=tuple(_plain(place, 100) for place in outside),
+        outside=tuple(execution.plain(place, 100) for place in outside),
     )
     remarks = [] if is_watched or not outcomes else ["its writing was not watched"]
     handed_data = manifest.get("data")
@@ -237,7 +238,7 @@ def _read(path: Path) -> _Handed:
     try:
         members = containers.read_members(path, lambda name: True, submission.LIMITS)
     except InputError as error:
-        raise _BrokenError(_plain(error.args[2], 100)) from error
+        raise _BrokenError(execution.plain(error.args[2], 100)) from error
     try:
         manifest = json.loads(members.pop(MANIFEST))
     except KeyError as error:
@@ -260,7 +261,11 @@ def _read(path: Path) -> _Handed:
         "missing": [name for name in listed if name not in found],
         "added": [name for name in found if name not in listed],
     }
-    told = [f"{what}: {_plain(', '.join(names), 60)}" for what, names in faults.items() if names]
+    told = [
+        f"{what}: {execution.plain(', '.join(names), 60)}"
+        for what, names in faults.items()
+        if names
+    ]
     contents = {
         name.removeprefix(NOTEBOOKS): content
         for name, content in members.items()
@@ -314,12 +319,11 @@ def _execute(path: Path) -> dict[str, str | int]:
 def _outcomes(path: Path) -> list[dict[str, Any]]:
     """Read what `execute_all` wrote, or what a submission has put in its place."""
     try:
-        with path.open("rb") as file:
-            found = json.loads(file.read(_OUTCOME_BYTES))
+        found = json.loads(confinement.left_behind(path, _OUTCOME_BYTES))
         return [
             {
-                "file": _plain(outcome["file"], 60),
-                "status": _plain(outcome["status"], 80),
+                "file": execution.plain(outcome["file"], 60),
+                "status": execution.plain(outcome["status"], 80),
                 "num_cells": int(outcome["num_cells"]),
                 "num_differing": int(outcome["num_differing"]),
             }
@@ -345,10 +349,4 @@ def _told(outcomes: list[dict[str, Any]], ended: str | None, notebooks: list[str
 def _of_student(manifest: dict[str, Any], field: str, length: int) -> str:
     """Return the name or the id that was handed in, ``""`` for anything but text or a number."""
     value = manifest["student"].get(field)
-    return _plain(value, length) if isinstance(value, (str, int)) else ""
-
-
-def _plain(text: object, length: int) -> str:
-    """Return text of others so that it is safe to print: short, and without control characters."""
-    shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(text))
-    return shown if len(shown) <= length else f"{shown[: length - 1]}…"
+    return execution.plain(value, length) if isinstance(value, (str, int)) else ""

@@ -131,6 +131,13 @@ def test_a_folder_of_the_drive_keeps_data_and_runs(mounted, monkeypatch):
     assert os.environ["CIFARLIB_CACHE"] == "/content/drive/MyDrive/lessons"
 
 
+@pytest.mark.parametrize("folder", ["/cifarlib", "/MyDrive/cifarlib"])
+def test_a_folder_outside_the_drive_would_not_be_kept(mounted, folder):
+    with pytest.raises(InputError, match=r"drive: expected a folder such as 'cifarlib'"):
+        colab.set_up(drive=folder)
+    assert mounted == []
+
+
 def test_without_a_folder_nothing_is_mounted(mounted):
     before = os.environ["CIFARLIB_CACHE"]
     colab.set_up()

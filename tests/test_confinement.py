@@ -203,6 +203,7 @@ OUTSIDE = (
     "os.rmdir(outside)",
     "shutil.rmtree(outside)",
     "sqlite3.connect(outside + '/database')",
+    "sqlite3.connect('file:' + outside + '/other?mode=rwc', uri=True)",
 )
 INSIDE = (
     "open('inside', 'w').close(); os.rename('inside', 'renamed'); os.remove('renamed')",
@@ -212,7 +213,25 @@ INSIDE = (
     "d = tempfile.TemporaryDirectory(); open(d.name + '/x', 'w').close(); d.cleanup()",
     "os.symlink(outside, 'pointer'); os.remove('pointer')",
     "sqlite3.connect(':memory:'); sqlite3.connect('inside.db')",
+    "sqlite3.connect('file::memory:', uri=True); sqlite3.connect('file:uri.db', uri=True)",
 )
+
+
+def test_a_folder_that_no_system_tells_is_outside(monkeypatch):
+    monkeypatch.setattr(Path, "readlink", lambda self: (_ for _ in ()).throw(OSError))
+    found = confinement._resolved("there", 3)
+    assert found.startswith(os.sep) and found.endswith("there")
+
+
+@posix_only
+def test_what_is_no_file_is_not_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe")  # reading it would wait for ever
+    (tmp_path / "file").write_bytes(b"told")
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    assert confinement.left_behind(tmp_path / "file", 3) == b"tol"
+    for name in ("pipe", "link", "nothing"):
+        with pytest.raises(OSError):
+            confinement.left_behind(tmp_path / name, 3)
 
 
 @posix_only

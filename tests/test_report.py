@@ -53,6 +53,14 @@ def test_a_page_without_a_header_or_facts_is_whole():
     assert not re.search(r"""(src|href)=["']?(https?:)?//""", page), "needs the network"
 
 
+@pytest.mark.parametrize("profile", ["quick", "full"])
+def test_a_chapter_says_that_its_numbers_are_those_of_the_quick_profile(profile):
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# 1 · Title")])
+    notebook.metadata["cifarlib"] = {"profile": profile}
+    page = report._chapter_page(notebook, None, None)
+    assert ("Quick profile" in page) == (profile == "quick")
+
+
 def test_a_badge_is_on_no_page_but_stays_in_the_notebook():
     heading = nbformat.v4.new_markdown_cell(f"# 1 · Title\n\n{colab.badge('01_a.ipynb')}\n\nWell.")
     notebook = nbformat.v4.new_notebook(cells=[heading])

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
@@ -241,6 +242,38 @@ def test_recording_a_full_run_writes_clean_outputs_and_the_time(checkout):
     assert recorded.values == (notebook.metadata["cifarlib"]["seconds"],)
     assert f"full profile {recorded.mean:.0f} s" in notebook.cells[0].source
     assert "notebooks/01_a.ipynb" in (root / "README.md").read_text()
+
+
+def test_a_chapter_that_was_edited_while_it_ran_is_not_written_over(checkout):
+    edit = "p = 'notebooks/01_a.ipynb'; s = open('../' + p).read()"
+    root = checkout(_01_a=[f"{edit}\nopen('../' + p, 'w').write(s.replace('promise', 'deed'))"])
+    path = root / "notebooks" / "01_a.ipynb"
+    with pytest.raises(running.ChapterError, match=r"01_a\.ipynb was changed while"):
+        running.run(profile="full", record=True)
+    assert "A deed." in path.read_text() and results.read("chapter-01-full") is None
+    running.run(profile="full", record=True)
+    assert "A deed." in path.read_text() and results.read("chapter-01-full")
+
+
+def test_an_error_that_a_magic_catches_is_one(checkout):
+    checkout(_01_a=["%%capture\n1 / 0", "print('after')"])
+    with pytest.raises(running.ChapterError, match="ZeroDivisionError"):
+        running.run()
+
+
+def test_chapters_run_below_a_notebook_too(checkout):
+    root = checkout(_01_a=["print(1)"])
+    with ThreadPoolExecutor(1) as pool:  # as nbclient does where a loop runs already
+        pool.submit(running.run).result()
+    assert outputs(root / "build" / "01_a.ipynb") == ["1\n"]
+
+
+def test_a_chapter_with_marks_of_a_merge_is_told_by_its_path(checkout):
+    root = checkout(_01_a=["print(1)"])
+    path = root / "notebooks" / "01_a.ipynb"
+    path.write_text(f"<<<<<<< HEAD\n{path.read_text()}")
+    with pytest.raises(InputError, match=r"01_a\.ipynb: expected a notebook"):
+        running.run()
 
 
 def test_recording_a_quick_run_leaves_the_outputs_alone(checkout):

@@ -67,7 +67,7 @@ def test_a_folder_becomes_one_zip_with_all_that_is_needed_to_judge_it(tmp_path, 
     }
     shown = nbformat.reads(members["notebooks/b.ipynb"].decode(), 4).cells[0]
     assert shown.execution_count == 1 and shown.outputs[0].text == "42 first\n"
-    assert b"42 first" in members["pages/b.html"] and b"Quick profile" in members["pages/b.html"]
+    assert b"42 first" in members["pages/b.html"] and b"quick profile" in members["pages/b.html"]
     sums = {name: hashlib.sha256(content).hexdigest() for name, content in members.items()}
     assert told["members"] == sums
     assert told["student"] == {"name": "Ada Lovelace", "id": "12"}

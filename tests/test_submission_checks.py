@@ -98,6 +98,7 @@ def test_a_folder_of_one_machine_is_told_with_its_place(source):
         r'print("Pixels of X:\n", X)',
         "<temporary>/home/x and ~/tmp/x",
         "see root/ and /homely",
+        "the ratios A:/B and W:/H",
     ],
 )
 def test_what_only_looks_like_one_is_let_through(source):
@@ -105,6 +106,17 @@ def test_what_only_looks_like_one_is_let_through(source):
     assert (
         submission_checks.machine_paths({"a.ipynb": notebook(source)}, {"a.csv": b"/tmp/x"}) == []
     )
+
+
+@pytest.mark.parametrize(
+    "text", [r"$X:\Omega \to \mathbb{R}$", r"$$" "\n" r"T:\Delta t" "\n$$", r"from $2 to $3"]
+)
+def test_a_formula_names_no_folder(text):
+    cells = [nbformat.v4.new_markdown_cell(text)]
+    written = {"a.ipynb": nbformat.v4.new_notebook(cells=cells)}
+    assert submission_checks.machine_paths(written, {}) == []
+    cells[0].source += r" costs $5, in C:\Users\ada for $6"
+    assert len(submission_checks.machine_paths(written, {})) == 1
 
 
 def test_text_cells_are_looked_at_too():
@@ -146,3 +158,11 @@ def test_what_a_cell_shows_leaves_warnings_and_pictures_out():
         nbformat.v4.new_output("display_data", {"text/plain": "<Figure>", "image/png": "abc"}),
     ]
     assert submission_checks.shown(cell) == "printed\n<Figure>"
+
+
+def test_it_does_not_matter_in_how_many_pieces_text_came():
+    cells = []
+    for pieces in (["1\n2\n"], ["1\n", "2\n"]):
+        outputs = [nbformat.v4.new_output("stream", text=piece) for piece in pieces]
+        cells.append(nbformat.v4.new_code_cell("x", outputs=outputs))
+    assert submission_checks.shown(cells[0]) == submission_checks.shown(cells[1]) == "1\n2\n"

@@ -311,7 +311,7 @@ def large_in_all(archive):
         (link, "a link or device"),
         (twice, "two members of one name"),
         (many, "201 members"),
-        (large, "4 members with 33,8"),
+        (large, "4 members with 33,"),
         (large_in_all, "bytes up to 'notebooks/3.csv'"),
     ],
 )
