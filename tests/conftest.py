@@ -40,7 +40,8 @@ def isolation(tmp_path, monkeypatch, closed_port):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("CIFARLIB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("CIFARLIB_UNATTENDED", "1")
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(tmp_path / "home"))
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
     monkeypatch.setenv("NO_PROXY", "*")
     monkeypatch.setenv("no_proxy", "*")

@@ -1,5 +1,6 @@
 """Files that are written whole or not at all."""
 
+import os
 import signal
 
 import pytest
@@ -74,6 +75,7 @@ def test_what_an_error_left_is_no_obstacle_to_the_next_attempt(path):
     assert path.read_bytes() == b"third"
 
 
+@pytest.mark.skipif(os.name != "posix", reason="sends a Unix signal")
 def test_a_process_that_is_killed_leaves_the_old_file(path, run_python):
     path.write_bytes(b"old")
     script = """

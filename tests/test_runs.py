@@ -4,7 +4,6 @@ import contextlib
 import csv
 import io
 import json
-import signal
 import zipfile
 
 import numpy as np
@@ -274,7 +273,7 @@ def test_a_folder_that_another_process_holds_is_refused_until_that_one_dies(fold
     with pytest.raises(CifarlibError, match="another process is training") as error:
         claim_and_leave(folder, resume=True)
     assert not isinstance(error.value, InputError) and error.value.exit_status == 1
-    process.send_signal(signal.SIGKILL)
+    process.kill()
     process.wait()
     claim_and_leave(folder, resume=True)
 
