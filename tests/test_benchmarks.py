@@ -114,6 +114,30 @@ def test_the_command_of_a_linear_record_measures_it_again(linear, monkeypatch, c
     assert len(linear.fits) == 2
 
 
+def test_linear_models_go_on_with_the_seeds_that_are_missing(linear, monkeypatch, capsys):
+    arguments = ["linear.py", "--rung", "patches", "--color", "gray"]
+    fit = linear.classical.fit
+
+    def stopped_at_the_second(*rest):
+        if len(linear.fits) == 1:
+            raise KeyboardInterrupt
+        return fit(*rest)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(linear.classical, "fit", stopped_at_the_second)
+        patch.setattr(sys, "argv", [*arguments, "--record"])
+        linear.main()
+    first = linear.results.read("linear-patches-gray")
+    assert first.seeds == (0,) and first.command.endswith("--seeds 0 --record")
+    monkeypatch.setattr(sys, "argv", [*arguments, "--missing"])
+    linear.main()
+    found = linear.results.read("linear-patches-gray")
+    assert len(linear.fits) == 3 and found.seeds == (0, 1, 2)
+    assert found.details["seconds"][:1] == first.details["seconds"]
+    assert {len(found.details[key]) for key in ("C", "validation_accuracy", "seconds")} == {3}
+    assert found.command == "python benchmarks/linear.py --rung 'patches' --color gray --record"
+
+
 def test_what_is_missing_of_networks_is_asked_of_the_images_in_use(monkeypatch, capsys):
     networks = loaded("networks")
     asked = []
