@@ -118,7 +118,8 @@ class Config:
                 continue
             is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
             if not is_number or not low <= value <= high or kind(value) != value:
-                told = f"{'a whole' if kind is int else 'a'} number from {low:g} to {high:g}"
+                kind_told, form = ("a whole", ",") if kind is int else ("a", "g")
+                told = f"{kind_told} number from {low:{form}} to {high:{form}}"
                 raise InputError(name, told, repr(value), "Correct it.")
             object.__setattr__(self, name, kind(value))
         self._check_image_sizes()
