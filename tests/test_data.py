@@ -84,6 +84,15 @@ def flip_last_bit(path):
     Path(path).write_bytes(content)
 
 
+def change_behind_the_times(fetched):
+    """Change a cached image as a failing disk would, behind the back of the file system."""
+    folder = Path(fetched.cache)
+    flip_last_bit(folder / "train_images.npy")
+    time.sleep(0.1)
+    state = {"fingerprint": fetched.fingerprint, **cache._file_state(folder)}
+    cache._remember_verified(folder, state)
+
+
 # The order of the sources
 
 
@@ -392,11 +401,7 @@ def test_force_without_a_network_replaces_no_photographs_by_drawings(archive):
 
 def test_a_changed_cache_is_read_anew_from_its_own_source(archive, tiny, assert_same_split):
     fetched = data.fetch(archive)
-    folder = Path(fetched.cache)
-    flip_last_bit(folder / "train_images.npy")
-    time.sleep(0.1)
-    state = {"fingerprint": fetched.fingerprint, **cache._file_state(folder)}
-    cache._remember_verified(folder, state)
+    change_behind_the_times(fetched)
     with pytest.warns(UserWarning, match="it was read anew"):
         assert data.fetch() == fetched, "though nobody names the source any more"
     assert data.current() == fetched
@@ -513,13 +518,7 @@ def test_cache_of_another_version_is_read_anew(archive, field):
 
 
 def test_fetch_notices_what_the_time_stamps_do_not_tell(archive, tiny, assert_same_split):
-    fetched = data.fetch(archive)
-    folder = Path(fetched.cache)
-    flip_last_bit(folder / "train_images.npy")
-    time.sleep(0.1)
-    # As if the disk had done it, behind the back of the file system.
-    state = {"fingerprint": fetched.fingerprint, **cache._file_state(folder)}
-    cache._remember_verified(folder, state)
+    change_behind_the_times(data.fetch(archive))
     assert not np.array_equal(load_strictly(archive)[0].images, tiny[0].images), "unnoticed"
     with pytest.warns(UserWarning, match="changed behind their times; it was read anew"):
         assert data.fetch(archive).fingerprint == cache.fingerprint(*tiny)
