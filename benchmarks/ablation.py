@@ -21,6 +21,7 @@ from cifarlib import (
     models,
     recipes,
     results,
+    run_report,
     training,
 )
 
@@ -56,6 +57,8 @@ def main() -> None:
     options = parser.parse_args()
     if len(set(options.seeds)) < len(options.seeds) or options.jobs < 1:
         parser.error("expected different --seeds, and at least one of --jobs")
+    if options.jobs > 1:
+        at_once.leave_room()
     data.load_cifar10()
     if options.record:
         results.check_recordable()
@@ -94,6 +97,7 @@ def variants(color: str) -> dict[str, training.Config]:
 def record(options, asked, compared, table) -> None:
     """Write a list for each variant, in the order of the seeds."""
     first = compared.runs["whole"][0].metrics
+    machines = [run_report.trained_on(run.metrics) for of in compared.runs.values() for run in of]
     by_seed = {
         variant: [run.metrics["validation_accuracy"] for run in runs]
         for variant, runs in compared.runs.items()
@@ -106,6 +110,7 @@ def record(options, asked, compared, table) -> None:
         values=by_seed["whole"],
         seeds=options.seeds,
         color=options.color,
+        hardware="; ".join(dict.fromkeys(machines)),
         command=f"python benchmarks/ablation.py --color {options.color} --seeds {seeds} --record",
         details={
             "validation_accuracy": by_seed,

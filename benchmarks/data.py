@@ -61,6 +61,15 @@ def main() -> None:
                 details=details,
             )
 
+    try:
+        compare_all(compare, description, options.repeat)
+    finally:  # what was recorded before an interruption is there
+        if options.record:
+            results.stamp_readme()
+
+
+def compare_all(compare: Callable, description: data.Description, repeat: int) -> None:
+    """Compare one pair after the other."""
     train, test = data.load_cifar10()
     with tempfile.TemporaryDirectory() as folder:
         batches = _write_pickled_batches(Path(folder), train, test)
@@ -69,14 +78,14 @@ def main() -> None:
             "opening the warm cache, against unpickling six official batches",
             data.load_cifar10,
             lambda: _unpickle(batches),
-            options.repeat,
+            repeat,
         )
         compare(
             "warm-cache-read",
             "the same and reading every byte",
             lambda: [split.images.sum() for split in data.load_cifar10()],
             lambda: [planes.sum() for planes in _unpickle(batches)],
-            options.repeat,
+            repeat,
         )
     everything = np.concatenate([train.images, test.images])
     compare(
@@ -84,22 +93,22 @@ def main() -> None:
         "grayscale of 60,000 images, against Pillow image by image",
         lambda: images.to_grayscale(everything),
         lambda: [np.asarray(Image.fromarray(p).convert("L")) for p in everything],
-        options.repeat,
+        repeat,
     )
     compare(
         "copy-grayscale",
         "grayscale, against copying the RGB array (the floor)",
         lambda: images.to_grayscale(everything),
         everything.copy,
-        options.repeat,
+        repeat,
     )
-    if description.layout == "class folders" and Path(description.origin).is_file():
+    if description.layout == "class folders" and _is_tar(description.origin):
         compare(
             "decode",
             "decoding the class-folder archive, against a plain tarfile and Pillow loop",
             lambda: archives.read(description.origin),
             lambda: _plain_decode(description.origin),
-            max(2, options.repeat // 2),
+            max(2, repeat // 2),
         )
         print(f"    peak memory of decoding: {_peak_memory_of_decoding(description.origin)}")
     for words in (["-c", "import cifarlib"], ["-m", "cifarlib", "--help"]):
@@ -108,10 +117,12 @@ def main() -> None:
             f"`python {' '.join(words)}`, against an empty program",
             lambda words=words: _python(words),
             lambda: _python(["-c", "pass"]),
-            options.repeat,
+            repeat,
         )
-    if options.record:
-        results.stamp_readme()
+
+
+def _is_tar(path: str) -> bool:
+    return Path(path).is_file() and tarfile.is_tarfile(path)
 
 
 def _seconds(work: Callable) -> float:

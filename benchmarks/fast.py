@@ -16,12 +16,13 @@ Where starting and compiling take longer than training, as on a GPU, --in-a-proc
 process do five runs: {seed} becomes their numbers with commas in between, and a line of JSON is
 expected for each.
 
-With --record each pair of runs is written as soon as it is there, and a benchmark that was stopped,
-or asked for more runs, goes on with the pairs that are missing.
+With --record each run is written as soon as both sides have one, and a benchmark that was stopped,
+or asked for more runs, goes on with those that are missing. Neither this file nor cifarlib may be
+edited meanwhile: what is recorded is said to be of one code.
 """
 
 import argparse
-import hashlib
+import contextlib
 import json
 import math
 import os
@@ -33,9 +34,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import filelock
 import numpy as np
 
 from cifarlib import arguments, data, devices, errors, images, results
@@ -46,6 +49,7 @@ SHOWN = {"accuracy": "accuracy", "accuracy_with_views": "with six views"}
 
 def main() -> None:
     """Train in turn, print, and record if asked to."""
+    began_with = source()
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -70,9 +74,11 @@ def main() -> None:
     if options.in_a_process < 1 or options.num_runs < 1:
         parser.error("--num-runs, --in-a-process: expected at least 1")
     try:
-        configuration(options, 0)
+        config = configuration(options, 0)
     except errors.InputError as error:  # before any side trains
         parser.error(str(error))
+    if options.record and min(Counter(sizes_of(config)).values()) < 2:
+        parser.error("--record: expected two epochs of each size, to tell compiling apart")
     try:
         words_of_peer = shlex.split(options.peer or "")
     except ValueError as error:
@@ -88,30 +94,79 @@ def main() -> None:
     sides = {"ours": command_of_ours(options)}
     if options.peer:
         sides[options.peer_name] = words_of_peer
+    if options.record:
+        with alone():
+            race(options, sides, began_with)
+    else:
+        race(options, sides, began_with)
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Refuse a second race for a record: each would slow the other down, and lose its runs.
+
+    Raises:
+        errors.InputError: if there is one.
+    """
+    results.folder().mkdir(exist_ok=True)
+    lock = filelock.FileLock(results.folder() / ".race.lock")
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout as error:
+        told = "one race at a time", "another that is running"
+        raise errors.InputError("--record", *told, "Wait until it is over.") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def race(options: argparse.Namespace, sides: dict[str, list[str]], began_with: bytes) -> None:
+    """Let the sides train in turn; print, and record if asked to, what comes of it."""
     train, test = data.load_cifar10()
+    runs, known = {side: [] for side in sides}, {}
     if options.record:
         results.check_recordable()
+        known = {**facts(options), "commit": results.current_commit()}
+        runs = recorded(options, known, list(sides))
     print(data.current(), devices.describe(), sep="\n", flush=True)
-    runs = recorded(options, list(sides)) if options.record else {side: [] for side in sides}
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "cifar10.npz"
         x_train, x_test = (in_color(split.images, options.color) for split in (train, test))
         np.savez(place, x_train=x_train, y_train=train.labels, x_test=x_test, y_test=test.labels)
-        for first in range(len(runs["ours"]), options.num_runs, options.in_a_process):
-            seeds = range(first, min(first + options.in_a_process, options.num_runs))
-            numbers = ",".join(map(str, seeds))
+        complete = min(map(len, runs.values()))
+        for first in range(complete, options.num_runs, options.in_a_process):
+            last = min(first + options.in_a_process, options.num_runs)
             for side, command in sides.items():
+                # One side is ahead if the benchmark was stopped while the other trained.
+                seeds = range(len(runs[side]), last)
+                if not seeds:
+                    continue
+                if options.record and source() != began_with:
+                    sys.exit(
+                        "The code has changed since this race began, so that the next run would "
+                        "be of another. What has run is kept; race in a copy that nobody edits."
+                    )
+                numbers = ",".join(map(str, seeds))
                 asked = [word.replace("{seed}", numbers) for word in command]
                 for seed, run in zip(seeds, measured(asked, place, len(seeds)), strict=True):
                     runs[side].append(run)
                     print(f"run {seed}  {side:<12} {told(run)}", flush=True)
+                if options.record and all(runs.values()):
+                    record(options, known, runs)
             if options.record:
-                record(options, runs)
+                results.stamp_readme()
     for side, of_side in runs.items():
         print(f"{side}: {summary(of_side)}")
     if options.peer:
         ratio = statistics.median(ratios(options, runs))
         print(f"ours is {ratio:.2f} times as fast as {options.peer_name}")
+
+
+def source() -> bytes:
+    """Return the source of all that ours may import: every run begins a process of its own."""
+    modules = Path(results.__file__).parent.rglob("*.py")
+    return b"".join(path.read_bytes() for path in sorted([*modules, Path(__file__)]))
 
 
 def told(run: dict[str, float]) -> str:
@@ -152,8 +207,7 @@ def ours(config) -> dict[str, float]:
     def accuracy(network) -> float:
         return float(np.mean(compute.predict(network, pictures).argmax(axis=1) == test.labels))
 
-    sizes = [config.image_size(epoch) for epoch in run.history["epoch"]]
-    to_compile = seconds_to_compile(sizes, run.history["seconds"])
+    to_compile = seconds_to_compile(sizes_of(config), run.history["seconds"])
     return {
         "accuracy": accuracy(run.model),
         "accuracy_with_views": accuracy(views.averaged(run.model)),
@@ -190,6 +244,11 @@ def told_changes(options: argparse.Namespace) -> list[str]:
     return told
 
 
+def sizes_of(config) -> list[int]:
+    """Return the side of the images in each epoch."""
+    return [config.image_size(epoch) for epoch in range(1, config.epochs + 1)]
+
+
 def seconds_to_compile(sizes: list[int], seconds: Sequence[float]) -> float | None:
     """Return what the first epoch of each image size takes longer than the others of that size.
 
@@ -221,7 +280,7 @@ def measured(command: list[str], place: Path, num_runs: int = 1) -> list[dict[st
         sys.exit(
             f"{shlex.join(command)}: expected a JSON object with seconds as the last line of each "
             f"of {num_runs} runs, found {last!r} (exit status {done.returncode}). Make it print "
-            "one."
+            "one, with accuracies as shares."
         )
 
 
@@ -235,6 +294,8 @@ def checked(run: dict) -> dict[str, float]:
     if not 0 < seconds < math.inf:
         raise ValueError("no time")
     shares = {key: float(run[key]) for key in SHOWN if run.get(key) is not None}
+    if not all(0 <= share <= 1 for share in shares.values()):
+        raise ValueError("no share")
     others = {key: value for key, value in run.items() if key not in SHOWN}
     return {**others, **shares, "seconds": seconds}
 
@@ -259,8 +320,8 @@ def moments(values: list[float]) -> tuple[float, float | None, int]:
 
 
 def ratios(options: argparse.Namespace, runs: dict) -> list[float]:
-    """Return how many times as fast ours was, pair by pair."""
-    pairs = zip(runs["ours"], runs[options.peer_name], strict=True)
+    """Return how many times as fast ours was, pair by pair; a run without its pair waits."""
+    pairs = zip(runs["ours"], runs[options.peer_name], strict=False)
     return [peer["seconds"] / our["seconds"] for our, peer in pairs]
 
 
@@ -271,8 +332,10 @@ def name_of_record(options: argparse.Namespace) -> str:
     return "-".join(re.findall("[a-z0-9]+", " ".join(told).lower()))
 
 
-def recorded(options: argparse.Namespace, sides: list[str]) -> dict[str, list[dict]]:
+def recorded(options: argparse.Namespace, known: dict, sides: list[str]) -> dict[str, list[dict]]:
     """Return the runs of both sides that are recorded of this code, machine, peer and images.
+
+    What is known are `facts` and the commit, which may differ.
 
     Of other code or images none are, and the record will be replaced.
 
@@ -283,10 +346,11 @@ def recorded(options: argparse.Namespace, sides: list[str]) -> dict[str, list[di
     runs = {side: [] for side in sides}
     if found is None:
         return runs
-    asked = {**facts(options), "hardware": devices.describe()}
+    asked = {**known, "hardware": devices.describe()}
+    del asked["commit"]
     there = {**found.details, "hardware": found.hardware}
     differing = [key for key in asked if there.get(key) != asked[key]]
-    for key in ("hardware", "backend", "peer", "command_of_peer", "in_a_process"):
+    for key in ("hardware", "accelerators", "backend", "peer", "command_of_peer", "in_a_process"):
         if key in differing:
             told = f"{key.replace('_', ' ')} {there.get(key)!r}, as in results/{found.name}.json"
             advice = "Race as the record says, or without --record, or move the file away."
@@ -299,14 +363,13 @@ def recorded(options: argparse.Namespace, sides: list[str]) -> dict[str, list[di
             for key, values in found.details.items()
             if key.startswith(prefix)
         }
-        runs[side] = [
-            dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)
-        ]
+        rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        runs[side] = [{key: row[key] for key in row if row[key] is not None} for row in rows]
     return runs
 
 
 def facts(options: argparse.Namespace) -> dict:
-    """Return what must be equal if two pairs are to be in one record."""
+    """Return what must be equal if two runs are to be in one record."""
     import keras
 
     from cifarlib import compute, training
@@ -317,7 +380,7 @@ def facts(options: argparse.Namespace) -> dict:
         "command_of_peer": options.peer,
         "in_a_process": options.in_a_process,
         "code": training.code_digest(config),
-        "kernels": hashlib.sha256(compute.source()).hexdigest()[:12],
+        "kernels": training.kernels_digest(),
         "config": config.as_json(),
         "precision": compute.choose_precision(config.precision),
         "backend": keras.backend.backend(),
@@ -325,15 +388,17 @@ def facts(options: argparse.Namespace) -> dict:
     }
 
 
-def record(options: argparse.Namespace, runs: dict) -> None:
-    """Write both sides to results/."""
-    found = ratios(options, runs)
+def record(options: argparse.Namespace, known: dict, runs: dict) -> None:
+    """Write both sides to results/; what a run does not tell is null."""
+    facts_of_code = dict(known)
+    commit, found = facts_of_code.pop("commit"), ratios(options, runs)
     told_color = {"rgb": "colour"}.get(options.color, options.color)
     deep = " of the deep network" if options.model == "fast_deep" else ""
     told = told_changes(options)
     changed = f" ({'; '.join(told)})" if told else ""
     trained = f"the fast recipe{deep}{changed} in {told_color} on {devices.describe()}"
-    words = ["python benchmarks/fast.py", *words_of_ours(options), f"--num-runs {len(found)}"]
+    num_runs = max(map(len, runs.values()))
+    words = ["python benchmarks/fast.py", *words_of_ours(options), f"--num-runs {num_runs}"]
     if options.in_a_process > 1:
         words.append(f"--in-a-process {options.in_a_process}")
     words += [
@@ -348,17 +413,17 @@ def record(options: argparse.Namespace, runs: dict) -> None:
         seeds=list(range(len(found))),
         color=options.color,
         hardware=devices.describe(),
+        commit=commit,
         command=f"{' '.join(words)} --record",
         details={
-            **facts(options),
+            **facts_of_code,
             **{
-                f"{'ours' if side == 'ours' else 'peer'}_{key}": [run[key] for run in of_side]
+                f"{'ours' if side == 'ours' else 'peer'}_{key}": [run.get(key) for run in of_side]
                 for side, of_side in runs.items()
-                for key in of_side[0]
+                for key in dict.fromkeys(key for run in of_side for key in run)
             },
         },
     )
-    results.stamp_readme()
 
 
 if __name__ == "__main__":

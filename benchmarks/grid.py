@@ -40,6 +40,8 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=50_000, help="training images")
     parser.add_argument("--record", action="store_true", help="write the ratio to results/")
     options = parser.parse_args()
+    if options.size < 10 * max(COUNTS):
+        parser.error(f"--size: expected at least {10 * max(COUNTS):,}")
     if options.record and options.size != 50_000:
         parser.error("--record: expected all images, without --size")
     train, _ = data.load_cifar10()

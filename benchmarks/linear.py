@@ -3,11 +3,12 @@
     python benchmarks/linear.py [--rung R] [--color gray|rgb] [--seeds 0 1 2] [--record] [--missing]
 
 C is chosen on held-out training images; each finished model sees the test set once. With
-``--record`` the accuracies go to ``results/``, seed by seed; with ``--missing`` only what is not
-there is measured and recorded: an interrupted run continues.
+``--record`` the accuracies go to ``results/``, seed by seed, beside other seeds of the same images;
+with ``--missing`` only what is not there is measured and recorded: an interrupted run continues.
 """
 
 import argparse
+import itertools
 import time
 from collections.abc import Iterator
 
@@ -28,49 +29,59 @@ def main() -> None:
     parser.add_argument("--record", action="store_true", help="write to results/")
     parser.add_argument("--missing", action="store_true", help="record what is not there")
     options = parser.parse_args()
-    if len(set(options.seeds)) < len(options.seeds):
-        parser.error("--seeds: expected different ones")
+    if len(set(options.seeds)) < len(options.seeds) or min(options.seeds) < 0:
+        parser.error("--seeds: expected different ones, from 0")
     is_recorded = options.record or options.missing
     train, test = data.load_cifar10()
     if is_recorded:
         results.check_recordable()
     print(data.current(), devices.describe_cpu(), sep="\n")
-    for rung in (options.rung,) if options.rung else classical.RUNGS:
-        for color in (options.color,) if options.color else ("gray", "rgb"):
-            name = f"linear-{rung.replace(' ', '-')}-{color}"
+    rungs = (options.rung,) if options.rung else classical.RUNGS
+    colors = (options.color,) if options.color else ("gray", "rgb")
+    try:
+        for rung, color in itertools.product(rungs, colors):
+            known = recorded(name_of_record(rung, color)) if options.missing else {}
             seeds = options.seeds if rung in RANDOM else [0]
-            found = results.read(name) if options.missing else None
-            if found and set(seeds) <= set(found.seeds or (0,)):
-                print(f"{name}: recorded")
+            lacking = [seed for seed in seeds if seed not in known]
+            if not lacking:
+                print(f"{name_of_record(rung, color)}: recorded")
                 continue
-            rows = recorded(found)
-            for seed, row in measured(rung, color, seeds, train, test, rows):
-                rows[seed] = row
+            for seed, row in measured(rung, color, lacking, train, test):
                 if is_recorded:  # each seed, since the next may take half an hour
-                    record(name, rung, color, rows)
-    if is_recorded:
-        results.stamp_readme()
+                    record(rung, color, seed, row)
+    finally:
+        if is_recorded:
+            results.stamp_readme()
 
 
-def recorded(found: results.Result | None) -> dict[int, dict]:
-    """Return what is recorded of each seed of these images and this machine."""
-    here = data.current().fingerprint, devices.describe_cpu()
-    if found is None or (found.data_fingerprint, found.hardware) != here:
+def name_of_record(rung: str, color: str) -> str:
+    """Return the name of a rung's record."""
+    return f"linear-{rung.replace(' ', '-')}-{color}"
+
+
+def recorded(name: str) -> dict[int, dict]:
+    """Return what is recorded of each seed of these images, on whatever machine."""
+    found = results.read(name)
+    if found is None or found.data_fingerprint != data.current().fingerprint:
         return {}
-    columns = {name: found.details[name] for name in ("C", "validation_accuracy", "seconds")}
-    shared = {"converged": found.details["converged"]}
-    rows = zip(found.values, *columns.values(), strict=True)
-    told = [{**dict(zip(("accuracy", *columns), row, strict=True)), **shared} for row in rows]
-    return dict(zip(found.seeds or (0,), told, strict=True))
+    seeds, details = found.seeds or (0,), found.details
+    columns = {
+        "accuracy": found.values,
+        **{key: details[key] for key in ("C", "validation_accuracy", "seconds")},
+        "converged": [details["converged"]] * len(seeds),
+        "hardware": details.get("hardware", [found.hardware] * len(seeds)),
+    }
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    return dict(zip(seeds, rows, strict=True))
 
 
-def measured(rung, color, seeds, train, test, known) -> Iterator[tuple[int, dict]]:
-    """Fit one rung with every seed that is not known and judge it on the test set."""
+def measured(rung, color, seeds, train, test) -> Iterator[tuple[int, dict]]:
+    """Fit one rung with every seed and judge it on the test set."""
     inputs = {}
     for split_name, split in (("train", train), ("test", test)):
         pictures = split.images if color == "rgb" else images.to_grayscale(split.images)
         inputs[split_name] = images.flatten(images.to_unit_range(pictures))
-    for seed in [seed for seed in seeds if seed not in known]:
+    for seed in seeds:
         began = time.monotonic()
         fitted = classical.fit(classical.build(rung, seed=seed), inputs["train"], train.labels)
         chosen = fitted.validation.set_index("C").loc[fitted.C]
@@ -80,6 +91,7 @@ def measured(rung, color, seeds, train, test, known) -> Iterator[tuple[int, dict
             "validation_accuracy": fitted.validation["accuracy"].max(),
             "seconds": time.monotonic() - began,
             "converged": bool(chosen["converged"]),
+            "hardware": devices.describe_cpu(),
         }
         print(
             f"{rung}, {color}, seed {seed}: {row['accuracy']:.2%} of {len(test.labels):,} test "
@@ -90,7 +102,14 @@ def measured(rung, color, seeds, train, test, known) -> Iterator[tuple[int, dict
         yield seed, row
 
 
-def record(name: str, rung: str, color: str, rows: dict[int, dict]) -> None:
+def record(rung: str, color: str, seed: int, row: dict) -> None:
+    """Add a seed to what is recorded of a rung."""
+    name = name_of_record(rung, color)
+    with results.alone():  # another process may be adding one
+        write(name, rung, color, {**recorded(name), seed: row})
+
+
+def write(name: str, rung: str, color: str, rows: dict[int, dict]) -> None:
     """Write what is known of a rung to results/."""
     seeds = sorted(rows)
     columns = {key: [rows[seed][key] for seed in seeds] for key in rows[seeds[0]]}
@@ -103,6 +122,7 @@ def record(name: str, rung: str, color: str, rows: dict[int, dict]) -> None:
         seeds=seeds if rung in RANDOM else None,
         color=color,
         seconds=sum(columns["seconds"]),
+        hardware="; ".join(dict.fromkeys(columns["hardware"])),
         command=f"python benchmarks/linear.py --rung '{rung}' --color {color}{listed} --record",
         details={
             **columns,

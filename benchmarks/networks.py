@@ -9,9 +9,8 @@ The epoch is chosen on held-out training images; each finished run sees the test
 are kept beside the decoded data, as those of the chapters are: the same command goes on after an
 interruption, and what was trained is not trained again. With ``--record`` the accuracies go to
 ``results/``; ``--missing`` records whatever of `leaderboard.ENTRIES` is not there, or was made by
-other code, cheapest first. ``--jobs`` trains several networks at once, which fills a large GPU;
-on JAX set XLA_PYTHON_CLIENT_PREALLOCATE=false with it, or the first takes all of the memory. JAX
-0.11.2 could not choose kernels on an H200 unless XLA_FLAGS=--xla_gpu_enable_triton_gemm=false.
+other code, cheapest first. ``--jobs`` trains several networks at once, which fills a large GPU.
+JAX 0.11.2 could not choose kernels on an H200 unless XLA_FLAGS=--xla_gpu_enable_triton_gemm=false.
 """
 
 import argparse
@@ -19,16 +18,16 @@ import functools
 import statistics
 import sys
 
-from cifarlib import data, errors, leaderboard, models, recipes
+from cifarlib import at_once, data, errors, leaderboard, models, recipes
 
 
 def main() -> None:
     """Train, judge, print, and record if asked to."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", choices=models.DESIGNS, metavar="MODEL", nargs="?")
-    parser.add_argument("--color", choices=models.CHANNELS, default="rgb")
-    parser.add_argument("--recipe", choices=recipes.NAMES, default="modern")
-    parser.add_argument("--seeds", type=int, nargs="+", default=leaderboard.SEEDS)
+    parser.add_argument("--color", choices=models.CHANNELS, help="of the model (default: rgb)")
+    parser.add_argument("--recipe", choices=recipes.NAMES, help="its recipe (default: modern)")
+    parser.add_argument("--seeds", type=int, nargs="+", help="default: 0 1 2")
     parser.add_argument("--record", action="store_true", help="write to results/")
     parser.add_argument("--missing", action="store_true", help="record all that is missing")
     parser.add_argument("--list", action="store_true", help="say what is missing, in order")
@@ -37,12 +36,25 @@ def main() -> None:
     )
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="trainings at once")
     options = parser.parse_args()
-    if len(set(options.seeds)) < len(options.seeds):
+    seeds = tuple(options.seeds or leaderboard.SEEDS)
+    if len(set(seeds)) < len(seeds):
         parser.error("--seeds: expected different ones")
+    if not options.model and (options.color or options.recipe or options.seeds):
+        parser.error("--color, --recipe, --seeds: expected a MODEL that they are about")
     if sum(map(bool, (options.model, options.missing, options.list))) != 1:
         parser.error("expected a MODEL, --missing or --list")
     if options.jobs < 1:
         parser.error("--jobs: expected at least 1")
+    if options.time_budget is not None and not options.time_budget > 0:
+        parser.error("--time-budget: expected seconds, more than none")
+    asked = []
+    if options.model:
+        of_model = options.model, options.color or "rgb", options.recipe or "modern"
+        asked = [(leaderboard.Entry(*of_model, seeds), seed) for seed in seeds]
+    for entry, seed in asked:
+        entry.config(seed)  # what cannot be trained is refused before anything is
+    if options.jobs > 1:
+        at_once.leave_room()
     data.load_cifar10()  # what is recorded of other images is missing of these
     if options.list:
         for entry, seed in leaderboard.missing():
@@ -50,9 +62,6 @@ def main() -> None:
         return
     if options.missing:
         asked = leaderboard.missing()
-    else:
-        of_model = options.model, options.color, options.recipe, tuple(options.seeds)
-        asked = [(leaderboard.Entry(*of_model), seed) for seed in options.seeds]
     measured = leaderboard.compute(
         asked,
         options.time_budget,

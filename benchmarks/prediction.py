@@ -47,31 +47,47 @@ def main() -> None:
     for name in options.models:
         if name != leaderboard.LINEAR:
             models.find(name)
+        if options.record and name not in (*models.DESIGNS, leaderboard.LINEAR):
+            parser.error(f"--record: expected names of cifarlib models, found {name}")
     if options.record:
         results.check_recordable()
     everything = [*(name for name in models.DESIGNS if name != "layered_cnn"), leaderboard.LINEAR]
-    for name in options.models or everything:
-        figures = _in_a_process(name, options.repeats)
-        speed = statistics.median(figures["images_per_second"])
-        beside = statistics.median(figures["beside_images_per_second"])
-        print(
-            f"{name}: {statistics.median(figures['milliseconds']):.1f} ms an image, "
-            f"{speed:,.0f} images/s in batches ({speed / beside:.2f} of {BESIDE}), "
-            f"{figures['megabytes']:.1f} MB",
-            flush=True,
-        )
+    try:
+        for name in options.models or everything:
+            figures = _in_a_process(name, options.repeats)
+            print(_told(name, figures), flush=True)
+            if options.record:
+                _record(name, figures)
+    finally:  # what was recorded before a failure is there
         if options.record:
-            results.write(
-                f"prediction-{name.replace('_', '-')}",
-                chapter="06",
-                metric="prediction on one core, images a second",
-                values=figures.pop("images_per_second"),
-                color="rgb",
-                command=f"python benchmarks/prediction.py {name} --record",
-                details={"model": name, "beside": BESIDE, **figures},
-            )
-    if options.record:
-        results.stamp_readme()
+            results.stamp_readme()
+
+
+def _told(name: str, figures: dict) -> str:
+    """Return what was measured of a model in a line."""
+    speed = statistics.median(figures["images_per_second"])
+    beside = statistics.median(figures["beside_images_per_second"])
+    return (
+        f"{name}: {statistics.median(figures['milliseconds']):.1f} ms an image, "
+        f"{speed:,.0f} images/s in batches ({speed / beside:.2f} of {BESIDE}), "
+        f"{figures['megabytes']:.1f} MB"
+    )
+
+
+def _record(name: str, figures: dict) -> None:
+    """Write what was measured of a model to results/."""
+    from cifarlib import results
+
+    details = dict(figures)
+    results.write(
+        f"prediction-{name.replace('_', '-')}",
+        chapter="06",
+        metric="prediction on one core, images a second",
+        values=details.pop("images_per_second"),
+        color="rgb",
+        command=f"python benchmarks/prediction.py {name} --record",
+        details={"model": name, "beside": BESIDE, **details},
+    )
 
 
 def _in_a_process(name: str, repeats: int) -> dict:

@@ -36,6 +36,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.epochs < 2:
         parser.error("--epochs: expected at least 2, since the first is not timed")
+    if options.size < 2 * BATCH:
+        parser.error(f"--size: expected at least {2 * BATCH}, a batch and what is held out")
     if options.record and devices.accelerators():
         parser.error("--record: expected a machine without accelerators, which it is about")
     if options.record and (options.size, options.epochs, options.seeds) != (SIZE, EPOCHS, SEEDS):
@@ -76,6 +78,7 @@ def main() -> None:
                 command="python benchmarks/training.py --record",
                 details={
                     "precision": precision,
+                    "backend": keras.backend.backend(),
                     "images_per_second": speeds["ours"],
                     "reference_images_per_second": speeds[kind],
                     "validation_accuracy": accuracies["ours"],

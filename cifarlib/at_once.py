@@ -35,9 +35,7 @@ def each(
             except Exception as error:  # told to whoever asked, who may want the others
                 yield place, None, error
         return
-    # Else the first process takes all of a GPU's memory; read when a backend starts.
-    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    leave_room()
     with futures.ThreadPoolExecutor(num_jobs) as threads:
         places = {
             threads.submit(_in_a_process, function, arguments): place
@@ -49,6 +47,16 @@ def each(
                 yield places[ended], None if error else ended.result(), error
         finally:
             threads.shutdown(wait=False, cancel_futures=True)
+
+
+def leave_room() -> None:
+    """Let this process, and those that it starts, take of a GPU's memory what they need only.
+
+    Else the first one takes all of it. It is read when a backend starts, so who computes anything
+    before it calls `each` says so beforehand. What the environment says otherwise stays.
+    """
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 
 def _in_a_process(function: Callable[..., Any], arguments: tuple) -> Any:

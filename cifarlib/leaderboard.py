@@ -1,9 +1,9 @@
 """Every network's recorded accuracy: what is to be measured, what is missing, and measuring it.
 
 An entry is a network, a colour and a recipe, trained with several seeds; its record under
-``results/`` grows by a seed at a time, on whatever machine there is. Only recording looks at the
-test set, once a finished run. Not for choosing: no entry is there, or left out, for what it
-reached.
+``results/`` grows by a seed at a time, on whatever machine there is. Each finished run looks at the
+test set. Not for choosing: no entry is there, or left out, for what it reached. Of the races of
+chapter 7, which `benchmarks/fast.py` runs, there is a table.
 """
 
 import contextlib
@@ -327,18 +327,20 @@ def verdicts() -> pd.DataFrame:
         A row for each of ``CLAIMS`` by ``model`` and ``color``: ``claimed`` and ``evidence``
         (fractions, NaN for none), ``needed`` for the claim to hold on these images,
         ``measured``, ``sd``, ``n``, ``recipe``, ``as_published``, which is what the published
-        recipe reached, whether it is the better one or not, and ``verdict``: ``"holds"``,
+        recipe reached on the same images, better or not, and ``verdict``: ``"holds"``,
         ``"does not hold"``, ``"cannot be checked"`` or ``"not run"``.
     """
     chosen = {(entry.model, entry.color): result for entry, result in better_recipes().items()}
     published = {
-        (entry.model, entry.color): result.mean
+        (entry.model, entry.color): result
         for entry, result in _fresh().items()
         if entry.recipe == "published"
     }
     rows = {}
     for claim in CLAIMS:
         found = chosen.get((claim.model, claim.color))
+        tried = published.get((claim.model, claim.color))
+        are_same_images = tried and found.data_fingerprint == tried.data_fingerprint
         rows[claim.model, claim.color] = {
             "claimed": claim.claimed,
             "evidence": claim.evidence,
@@ -347,7 +349,7 @@ def verdicts() -> pd.DataFrame:
             "sd": found and found.sd,
             "n": len(found.values) if found else 0,
             "recipe": entry_of(found).recipe if found else "",
-            "as_published": published.get((claim.model, claim.color)),
+            "as_published": tried.mean if are_same_images else None,
             "verdict": _verdict(claim, found),
         }
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis(["model", "color"])
@@ -405,7 +407,7 @@ def measure(entry: Entry, seed: int, deadline: float | None = None) -> dict[str,
         **{field: run.metrics[field] for field in OF_RUN},
         **{field: judged.figures[field] for field in OF_TEST},
         "answers": "".join(map(str, judged.answers)),
-        "commit": results.current_commit(),
+        "commit": results.current_commit() if is_new else None,  # a kept run does not tell
         "is_new": is_new,
     }
 
@@ -418,10 +420,17 @@ def kept_runs() -> Path:
 def record(entry: Entry, measured: dict[int, dict[str, Any]]) -> results.Result:
     """Write what was measured, by seed, beside the seeds that the record has already.
 
-    Seeds of other code, configuration or images are not kept.
+    Seeds of other code, configuration or images are not kept. What a kept run does not tell of
+    itself is taken from the record, if that is about the same run.
     """
     with results.alone():  # another process may be adding a seed
-        return _record(entry, dict(sorted({**_recorded(entry), **measured}.items())))
+        rows = _recorded(entry)
+        for seed, row in measured.items():
+            before = rows.get(seed, {})
+            is_same = before.get("seconds") == row["seconds"]
+            untold = [field for field in ("commit", "num_at_once") if row.get(field, "") is None]
+            rows[seed] = {**row, **{field: before[field] for field in untold if is_same}}
+        return _record(entry, dict(sorted(rows.items())))
 
 
 def _record(entry: Entry, rows: dict[int, dict[str, Any]]) -> results.Result:
@@ -465,13 +474,61 @@ def _recorded(entry: Entry) -> dict[int, dict[str, Any]]:
 
 
 def is_stale(result: results.Result) -> bool:
-    """Tell whether a network's record is about other code or another configuration than today's."""
+    """Tell whether a record is about other code or another configuration than today's.
+
+    That of a network or a race; for a race, how networks are computed counts as well.
+    """
+    if result.name.startswith("benchmark-fast"):
+        return _is_race_stale(result.details)
     entry = entry_of(result)
     try:
         config = entry.config(result.seeds[0])
     except InputError:  # of a model or a recipe that is no more
         return True
     return result.details.get("code") != training.code_digest(config)
+
+
+def _is_race_stale(details: Mapping[str, Any]) -> bool:
+    """Tell whether a race is about another fast recipe than today's, but for what it was asked."""
+    asked = ("model", "color", "epochs", "image_sizes", "validation_fraction")
+    try:
+        changed = {field: details["config"][field] for field in asked}
+        config = training.Config(**{**recipes.find("fast", changed["model"]), **changed})
+    except (InputError, KeyError):  # of a model that is no more
+        return True
+    digests = {"code": training.code_digest(config), "kernels": training.kernels_digest()}
+    return any(details.get(field) != digest for field, digest in digests.items())
+
+
+def races() -> pd.DataFrame:
+    """Return what came of the recorded races of the fast recipe, as it is, and another program.
+
+    Returns:
+        Two rows for each race, ours and the other's: mean accuracy (percent) looking ``once`` and
+        ``six times``, each with its ``sd``, the median ``seconds`` of training, its ``fastest``
+        and ``slowest``, and ``n``. NaN for what is not recorded.
+    """
+    rows = {}
+    for race in results.read_all():
+        if not race.name.startswith("benchmark-fast") or is_stale(race):
+            continue
+        for side, key in (("ours", "ours"), (race.details["peer"], "peer")):
+            columns = {
+                name: pd.Series(race.details.get(f"{key}_{name}", []), dtype=float)
+                for name in ("accuracy", "accuracy_with_views", "seconds")
+            }
+            once, six_times, seconds = columns.values()
+            rows[race.name.removeprefix("benchmark-"), side] = {
+                "once": once.mean() * 100,
+                "sd": once.std() * 100,
+                "six times": six_times.mean() * 100,
+                "sd of six": six_times.std() * 100,
+                "seconds": seconds.median(),
+                "fastest": seconds.min(),
+                "slowest": seconds.max(),
+                "n": len(seconds),
+            }
+    return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def entry_of(result: results.Result) -> Entry:
@@ -541,8 +598,8 @@ def compute(
             measured[entry, seed] = row
             say(told(entry, seed, row))
             if is_recorded:
-                # How many trained beside a kept run, nobody has written down.
-                count = num_jobs if row["is_new"] else None
+                # At most so many; beside a kept run, nobody has written down how many.
+                count = min(num_jobs, len(calls)) if row["is_new"] else None
                 record(entry, {seed: {**row, "num_at_once": count}})
                 results.stamp_readme()
         elif isinstance(error, OutOfTimeError):

@@ -186,11 +186,12 @@ def _multiply_adds(layer: keras.Layer) -> int:
         projections = sum(math.prod(v.shape) for v in layer.weights if v.path.endswith("kernel"))
         # Every place asks every other, and adds up what they answer.
         return projections * places + 2 * places**2 * layer.num_heads * layer.key_dim
-    kernel = getattr(layer, "kernel", None)
-    if kernel is None:
+    names = ("kernel", "depthwise_kernel", "pointwise_kernel")  # a separable convolution has two
+    kernels = [kernel for name in names if (kernel := getattr(layer, name, None)) is not None]
+    if not kernels:
         return 0
     places = math.prod(layer.output.shape[1:-1])  # () is 1: a dense layer without places
-    return math.prod(kernel.shape) * places
+    return sum(math.prod(kernel.shape) for kernel in kernels) * places
 
 
 def _design(reproduces: str, has_bias: bool = True):

@@ -192,14 +192,14 @@ def read_all() -> list[Result]:
 def stale(recorded: Sequence[Result]) -> set[str]:
     """Return the names of those that other code, or another configuration, has made.
 
-    Only networks keep a digest of both; importing Keras to compute it takes seconds.
+    Only networks and races keep a digest of both; importing Keras to compute it takes seconds.
     """
-    networks = [result for result in recorded if result.name.startswith("network-")]
-    if not networks:
+    kept = [result for result in recorded if result.name.startswith(("network-", "benchmark-fast"))]
+    if not kept:
         return set()
     from cifarlib import leaderboard
 
-    return {result.name for result in networks if leaderboard.is_stale(result)}
+    return {result.name for result in kept if leaderboard.is_stale(result)}
 
 
 def stamp(text: str) -> str:
@@ -267,11 +267,13 @@ def _chapters_table() -> str:
 
 def _benchmarks_table() -> str:
     rows = ["| what | times as fast | n |", "|---|--:|--:|"]
-    for result in read_all():
-        if result.name.startswith("benchmark-"):
-            spread = f"{min(result.values):.1f} to {max(result.values):.1f}"
-            ratio = f"{statistics.median(result.values):.1f} ({spread})"
-            rows.append(f"| {result.metric} | {ratio} | {len(result.values)} |")
+    found = [result for result in read_all() if result.name.startswith("benchmark-")]
+    of_other_code = stale(found)
+    for result in found:
+        spread = f"{min(result.values):.1f} to {max(result.values):.1f}"
+        ratio = f"{statistics.median(result.values):.1f} ({spread})"
+        mark = " (stale: of other code)" if result.name in of_other_code else ""
+        rows.append(f"| {result.metric}{mark} | {ratio} | {len(result.values)} |")
     return "\n".join(rows)
 
 
@@ -330,8 +332,13 @@ def current_commit() -> str:
         """Tell whether a chapter differs by more than by what was recorded in it."""
         now = (folder().parent / path).read_text(encoding="utf-8")
         before = git("show", f"HEAD:{path}")
-        was, is_now = (nbformat.reads(text, as_version=4) for text in (before, now))
-        return without_records(is_now) != without_records(was)
+        try:
+            was, is_now = (
+                without_records(nbformat.reads(text, as_version=4)) for text in (before, now)
+            )
+        except (ValueError, AttributeError, nbformat.ValidationError):
+            return True  # half edited, with marks of a merge, say
+        return was != is_now
 
     try:
         status = git("status", "--porcelain", "--", "cifarlib", "benchmarks", "notebooks")

@@ -16,6 +16,7 @@ import itertools
 import json
 import math
 import numbers
+import random
 import re
 import shlex
 import threading
@@ -265,7 +266,9 @@ def train(
     network = models.build(config.model, config.color, scaling)
     whitening.adapt(network, pictures, kept)
     if callable(config.model):
+        state = random.getstate()  # Keras seeds each layer from it, the check's as well
         runs.check_loadable(network)
+        random.setstate(state)
     precision = compute.choose_precision(config.precision)
     claim = contextlib.nullcontext()
     if folder is not None or kept_in is not None:
@@ -644,7 +647,9 @@ _SHOWN = ("loss", "accuracy", "validation_accuracy")
 
 
 def command(config: Config) -> str:
-    """Return the command line that repeats a run of the registry's models."""
+    """Return the command line that repeats a run, or that none does: a design of one's own."""
+    if callable(config.model) and not isinstance(config.model, layered.LayeredCNN):
+        return f"cifarlib.training.train in Python, with the design {config.model_name}"
     model = config.as_json()["model"]
     words = ["cifarlib train", shlex.quote(model if isinstance(model, str) else _numbers(model))]
     if recipes.usual(config.model_name) != "modern":
@@ -738,6 +743,11 @@ def code_digest(config: Config) -> str:
     return _digest(json.dumps(asked, sort_keys=True).encode(), described, _source_of_learning())
 
 
+def kernels_digest() -> str:
+    """Return what tells apart how networks are computed: how fast, and how it is rounded."""
+    return _digest(compute.source())
+
+
 def design_digest(network: keras.Model) -> str:
     """Return what tells networks apart, whatever their weights."""
     return _digest(_described(network))
@@ -754,10 +764,13 @@ def _described(network: keras.Model) -> bytes:
     """Return what tells designs apart. Layers' names do not: they count up within a process."""
     text = json.dumps(_without_defaults(network.get_config()), default=str, sort_keys=True)
     names = dict.fromkeys(re.findall(r'"name": "([^"]+)"', text))
-    for index, name in enumerate(names):  # a key may read the same, such as "activation"
-        text = re.sub(f'"{re.escape(name)}"(?!:)', f'"#{index}"', text)
-    own = {type(layer) for layer in network._flatten_layers() if _is_own(type(layer))}
-    return "".join([text, *sorted(map(_source_of, own))]).encode()
+    for index, name in enumerate(names):  # a key may read the same, or an activation
+        text = re.sub(f'(?<!"activation": )"{re.escape(name)}"(?!:)', f'"#{index}"', text)
+    every = list(network._flatten_layers())
+    own = {type(layer) for layer in every if _is_own(type(layer))}
+    # A number format is called by a name, too, and so is as good as lost above.
+    formats = {layer.dtype_policy.name for layer in every} - {"float32"}
+    return "".join([text, *sorted(formats), *sorted(map(_source_of, own))]).encode()
 
 
 def _is_own(kind: type) -> bool:

@@ -31,6 +31,15 @@ def ended(status):
     return "well"
 
 
+def test_room_is_left_on_a_gpu_unless_the_environment_says_otherwise(monkeypatch):
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "true")
+    monkeypatch.setenv("TF_FORCE_GPU_ALLOW_GROWTH", "")  # so that it is put back
+    monkeypatch.delenv("TF_FORCE_GPU_ALLOW_GROWTH")
+    at_once.leave_room()
+    assert os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] == "true"
+    assert os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] == "true"
+
+
 @pytest.mark.parametrize("num_jobs", [1, 2])
 def test_what_fails_is_told_and_the_others_are_called(num_jobs):
     calls = [(6, 2), (1, 0), (8, 2)]

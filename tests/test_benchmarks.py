@@ -40,6 +40,8 @@ def test_every_benchmark_says_how_it_is_used(path, capsys, monkeypatch):
         ),
         ("networks", ["--list"], "nowhere: expected an archive or a folder"),
         ("prediction", ["resnet"], "Did you mean resnet18?"),
+        ("networks", ["vit_tiny", "--recipe", "published"], "recipe published: expected"),
+        ("networks", ["baseline", "--seeds", "-1"], "seed: expected"),
     ],
 )
 def test_bad_input_ends_a_benchmark_in_one_line(name, arguments, told, monkeypatch, capsys):
@@ -52,13 +54,49 @@ def test_bad_input_ends_a_benchmark_in_one_line(name, arguments, told, monkeypat
     assert told in line
 
 
-@pytest.mark.parametrize(("name", "option"), [("data", "--repeat"), ("prediction", "--repeats")])
-def test_what_is_recorded_is_what_its_command_repeats(name, option, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", [f"{name}.py", option, "2", "--record"])
+@pytest.mark.parametrize(
+    ("name", "option", "value", "told"),
+    [
+        ("data", "--repeat", "2", "--record: expected --repeat"),
+        ("prediction", "--repeats", "2", "--record: expected --repeats"),
+        ("grid", "--size", "40000", "--record: expected all images"),
+        ("training", "--size", "4000", "--record: expected the default --size"),
+        ("training", "--epochs", "3", "--record: expected the default --size, --epochs"),
+    ],
+)
+def test_what_is_recorded_is_what_its_command_repeats(
+    name, option, value, told, monkeypatch, capsys
+):
+    module = loaded(name)
+    monkeypatch.setattr("cifarlib.devices.accelerators", list)
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", option, value, "--record"])
+    with pytest.raises(SystemExit) as ended:
+        module.main()
+    assert ended.value.code == 2
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "told"),
+    [
+        ("grid", ["--size", "-5"], "--size: expected at least"),
+        ("training", ["--size", "300"], "--size: expected at least"),
+        ("linear", ["--seeds", "-1"], "--seeds: expected different ones, from 0"),
+        ("networks", ["--missing", "--color", "gray"], "expected a MODEL"),
+        ("networks", ["--list", "--seeds", "7"], "expected a MODEL"),
+        ("networks", ["--missing", "--time-budget", "nan"], "--time-budget: expected seconds"),
+        ("prediction", ['{"width": 64}', "--record"], "--record: expected names of cifarlib"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_before_anything_is_measured(
+    name, arguments, told, monkeypatch, capsys
+):
+    monkeypatch.setattr("cifarlib.data.load_cifar10", None)
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments])
     with pytest.raises(SystemExit) as ended:
         loaded(name).main()
     assert ended.value.code == 2
-    assert f"--record: expected {option}" in capsys.readouterr().err
+    assert told in capsys.readouterr().err
 
 
 def loaded(name):
@@ -138,6 +176,45 @@ def test_linear_models_go_on_with_the_seeds_that_are_missing(linear, monkeypatch
     assert found.command == "python benchmarks/linear.py --rung 'patches' --color gray --record"
 
 
+def test_linear_models_of_other_images_are_missing_of_these(linear, monkeypatch, capsys):
+    arguments = ["linear.py", "--rung", "raw", "--color", "gray", "--missing"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    linear.main()
+    assert len(linear.fits) == 1
+    current = linear.data.current
+    monkeypatch.setattr(linear.data, "current", lambda: current()._replace(fingerprint="other"))
+    linear.main()
+    assert len(linear.fits) == 2
+
+
+def test_a_seed_of_another_machine_joins_those_that_are_there(linear, monkeypatch, capsys):
+    arguments = ["linear.py", "--rung", "patches", "--color", "gray"]
+    monkeypatch.setattr(sys, "argv", [*arguments, "--record"])
+    linear.main()
+    before = linear.results.read("linear-patches-gray")
+    monkeypatch.setattr(linear.devices, "describe_cpu", lambda: "another machine")
+    monkeypatch.setattr(sys, "argv", [*arguments, "--seeds", "5", "--missing"])
+    linear.main()
+    found = linear.results.read("linear-patches-gray")
+    assert found.seeds == (0, 1, 2, 5) and found.values[:3] == before.values
+    assert found.hardware == f"{before.hardware}; another machine"
+    assert found.details["hardware"] == [before.hardware] * 3 + ["another machine"]
+
+
+def test_readme_has_what_an_interrupted_linear_benchmark_recorded(linear, monkeypatch, capsys):
+    stamped = []
+    monkeypatch.setattr(linear.results, "stamp_readme", lambda: stamped.append(1))
+
+    def stopped(*rest):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(linear.classical, "fit", stopped)
+    monkeypatch.setattr(sys, "argv", ["linear.py", "--rung", "raw", "--color", "gray", "--record"])
+    with pytest.raises(KeyboardInterrupt):
+        linear.main()
+    assert stamped == [1]
+
+
 def test_what_is_missing_of_networks_is_asked_of_the_images_in_use(monkeypatch, capsys):
     networks = loaded("networks")
     asked = []
@@ -201,8 +278,13 @@ def test_a_process_of_several_runs_tells_each_in_a_line(fast, tmp_path):
         ["print('[1]')"],
         ["print('{\"seconds\": 0}')"],
         ['print(\'{"seconds": 1, "accuracy": "good"}\')'],
+        ['print(\'{"seconds": 1, "accuracy": 93.4}\')'],
+        ['print(\'{"seconds": 1, "accuracy": NaN}\')'],
     ],
-    ids=["words", "nothing", "no seconds", "an error", "a list", "no time", "no share"],
+    ids=[
+        *("words", "nothing", "no seconds", "an error", "a list", "no time", "no share"),
+        *("percent", "no number"),
+    ],
 )
 def test_a_peer_that_does_not_tell_its_seconds_ends_the_benchmark(fast, tmp_path, lines):
     with pytest.raises(SystemExit, match="expected a JSON object with seconds as the last line"):
@@ -297,9 +379,10 @@ def test_two_peers_in_turn(fast, tmp_path, monkeypatch, capsys, tiny):
     assert "ours is 1.75 times as fast as the peer" in told
 
 
-def test_a_benchmark_that_was_stopped_goes_on_with_the_pairs_that_are_missing(
+def test_a_benchmark_that_was_stopped_goes_on_with_the_runs_that_are_missing(
     fast, tmp_path, monkeypatch, capsys, photographs
 ):
+    two_cards = {"accelerators": ["Tesla T4"] * 2}
     calls = tmp_path / "calls"
     log = f"open({str(calls)!r}, 'a').write(sys.argv[1])"
     count = f"len(open({str(calls)!r}).read())"
@@ -316,10 +399,13 @@ def test_a_benchmark_that_was_stopped_goes_on_with_the_pairs_that_are_missing(
     monkeypatch.setattr(sys, "argv", ["fast.py", *arguments])
     with pytest.raises(SystemExit, match="expected a JSON object"):
         fast.main()
-    assert fast.results.read("benchmark-fast-rgb").values == (2.5,)
+    found = fast.results.read("benchmark-fast-rgb")
+    assert found.values == (2.5,) and found.seeds == (0,) and "--num-runs 2 " in found.command
+    assert found.details["ours_accuracy"] == [0.5, 0.5], "a run that has no pair yet is kept"
+    assert found.details["peer_seconds"] == [5.0]
     calls.write_text("....")
     fast.main()
-    assert calls.read_text() == "....11", "the first pair is not run again"
+    assert calls.read_text() == "....1", "what is recorded is not run again"
     found = fast.results.read("benchmark-fast-rgb")
     assert found.values == (2.5, 2.5) and found.seeds == (0, 1)
     assert found.details["ours_accuracy"] == [0.5, 0.5]
@@ -337,6 +423,12 @@ def test_a_benchmark_that_was_stopped_goes_on_with_the_pairs_that_are_missing(
     monkeypatch.setattr(sys, "argv", ["fast.py", *arguments, "--peer-name", "another"])
     with pytest.raises(fast.errors.InputError, match="as in results/"):
         fast.main()
+    # Nor two cards that of one, which has the same name.
+    monkeypatch.setattr(sys, "argv", ["fast.py", *arguments])
+    with monkeypatch.context() as patch:
+        patch.setattr(fast, "facts", lambda options, was=fast.facts: {**was(options), **two_cards})
+        with pytest.raises(fast.errors.InputError, match=r"accelerators .*as in results/"):
+            fast.main()
     # Nor another backend.
     monkeypatch.setattr(sys, "argv", ["fast.py", *arguments])
     with monkeypatch.context() as patch:
@@ -350,6 +442,69 @@ def test_a_benchmark_that_was_stopped_goes_on_with_the_pairs_that_are_missing(
     calls.write_text("....")
     fast.main()
     assert calls.read_text() == "....0011"
+
+
+@pytest.fixture
+def quick_race(fast, tmp_path, monkeypatch, photographs):
+    """Ask for a recorded race of two programs that only print; return the file of their calls."""
+    calls = tmp_path / "calls"
+    line = json.dumps({"accuracy": 0.5, "seconds": 2.0})
+    log = f"open({str(calls)!r}, 'a').write('.')"
+    quick = program(tmp_path, log, f"print({line!r})")
+    monkeypatch.setattr(fast, "command_of_ours", lambda options: quick)
+    monkeypatch.setattr("cifarlib.devices.accelerators", list)
+    arguments = ["fast.py", "--num-runs", "2", "--peer", " ".join(quick), "--record"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    return calls
+
+
+def test_no_run_is_filed_under_code_that_it_is_not_of(fast, monkeypatch, quick_race):
+    """Each run is a process of its own, which imports what lies there when it begins."""
+    sources = iter([b"as it was"] * 3 + [b"edited"])
+    monkeypatch.setattr(fast, "source", lambda: next(sources))
+    with pytest.raises(SystemExit, match="code has changed"):
+        fast.main()
+    assert quick_race.read_text() == ".."
+    assert fast.results.read("benchmark-fast-rgb").seeds == (0,), "the first pair is kept"
+
+
+def test_the_commit_is_that_of_the_code_that_raced(fast, monkeypatch, quick_race):
+    commits = iter(["before", "after"])
+    monkeypatch.setattr(fast.results, "current_commit", lambda: next(commits))
+    fast.main()
+    assert fast.results.read("benchmark-fast-rgb").commit == "before"
+
+
+def test_two_races_for_a_record_are_refused(fast, monkeypatch, quick_race):
+    with fast.alone(), pytest.raises(fast.errors.InputError, match="another that is running"):
+        fast.main()
+    assert not quick_race.exists()
+    fast.main()
+    assert quick_race.read_text() == "...."
+
+
+def test_what_one_run_of_a_peer_does_not_tell_is_null_there(
+    fast, tmp_path, monkeypatch, quick_race
+):
+    shares = "{'accuracy': 0.5} if sys.argv[1] == '0' else {'accuracy_with_views': 0.6}"
+    lines = "import json, sys", f"print(json.dumps({{'seconds': 2.0, **({shares})}}))"
+    peer = program(tmp_path, *lines, name="changing.py")
+    arguments = ["--num-runs", "2", "--peer", f"{' '.join(peer)} {{seed}}", "--record"]
+    monkeypatch.setattr(sys, "argv", ["fast.py", *arguments])
+    fast.main()
+    details = fast.results.read("benchmark-fast-rgb").details
+    assert details["peer_accuracy"] == [0.5, None]
+    assert details["peer_accuracy_with_views"] == [None, 0.6]
+    fast.main()  # reads what is there, and has nothing to do
+
+
+def test_a_recorded_race_tells_compiling_apart(fast, monkeypatch, capsys):
+    """The last size would have one epoch, and its compiling would count for ours only."""
+    arguments = ["--epochs", "4", "--peer", sys.executable, "--record"]
+    monkeypatch.setattr(sys, "argv", ["fast.py", *arguments])
+    with pytest.raises(SystemExit):
+        fast.main()
+    assert "two epochs of each size" in capsys.readouterr().err
 
 
 def test_runs_of_one_process_get_their_numbers_together(fast, tmp_path, monkeypatch, capsys, tiny):
@@ -467,6 +622,7 @@ def test_what_each_idea_is_worth_is_recorded_by_variant_and_seed(
     whole = ablation.training.Config("baseline", color="gray", **small)
     asked = {"whole": whole, "without flips": replace(whole, augmentation=("crop",))}
     monkeypatch.setattr(ablation, "variants", lambda color: asked)
+    monkeypatch.setattr(ablation.run_report, "trained_on", lambda metrics: "a card")
     arguments = ["--color", "gray", "--seeds", "1", "2", "--record"]
     monkeypatch.setattr(sys, "argv", ["ablation.py", *arguments])
     ablation.main()
@@ -474,7 +630,7 @@ def test_what_each_idea_is_worth_is_recorded_by_variant_and_seed(
     by_seed = found.details["validation_accuracy"]
     assert found.seeds == (1, 2) and list(found.values) == by_seed["whole"]
     assert {name: len(row) for name, row in by_seed.items()} == {"whole": 2, "without flips": 2}
-    assert found.details["num_validation_images"] == 10
+    assert found.details["num_validation_images"] == 10 and found.hardware == "a card"
     assert found.command.endswith("--color gray --seeds 1 2 --record")
     assert "without flips" in capsys.readouterr().out
 

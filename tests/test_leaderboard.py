@@ -193,9 +193,15 @@ def test_what_is_missing_is_measured_cheapest_first_and_once(measured, checkout,
     assert results.read(SMALL.name).details["num_at_once"] == [1, 1]
     assert leaderboard.missing(entries) == [], "everything is there"
     assert "| baseline, modern | gray | 40.0 ± 14.1 (n = 2)" in (checkout / "README.md").read_text()
-    monkeypatch.setattr(leaderboard, "measure", lambda *_: {**row(0.4), "is_new": False})
+    kept = {**row(0.5), "is_new": False, "commit": None}
+    monkeypatch.setattr(leaderboard, "measure", lambda *_: kept)
     leaderboard.compute([(SMALL, 5)], say=said.append)
-    assert results.read(SMALL.name).details["num_at_once"] == [1, None], "nobody knows"
+    details = results.read(SMALL.name).details
+    assert details["num_at_once"] == [1, 1] and details["commit"] == ["c0ffee"] * 2, "the same run"
+    monkeypatch.setattr(leaderboard, "measure", lambda *_: {**kept, "seconds": 61.0})
+    leaderboard.compute([(SMALL, 5)], say=said.append)
+    details = results.read(SMALL.name).details
+    assert details["num_at_once"] == [1, None] and details["commit"][1] is None, "nobody knows"
 
 
 def test_what_is_only_printed_is_not_recorded(measured, checkout):
@@ -267,8 +273,11 @@ def test_a_deadline_ends_training_after_an_epoch_and_the_next_call_goes_on(monke
     right = [int(digit) for digit in found["answers"]] == test.labels
     assert found["accuracy"] == pytest.approx(right.mean())
     assert set(found) == {"accuracy", "is_new", *leaderboard.RECORDED}
-    assert found["is_new"] and not leaderboard.measure(SMALL, 3)["is_new"], "it is read"
+    assert found["is_new"] and found["commit"]
     leaderboard.record(SMALL, {3: found})
+    again = leaderboard.measure(SMALL, 3)
+    assert not again["is_new"], "it is read"
+    assert again["commit"] is None, "of whatever commit trained it"
 
 
 def test_networks_are_tabled_by_colour_and_accuracy_and_stale_ones_are_marked(few_entries):
@@ -407,6 +416,75 @@ def test_what_could_not_be_recorded_is_refused_before_it_is_trained(monkeypatch,
     with pytest.raises(InputError, match="photographs"):
         leaderboard.compute([(SMALL, 3)])
     assert measured == []
+
+
+def test_what_the_published_recipe_reached_is_told_of_the_same_images(monkeypatch):
+    published = Entry("vgg6_dropout", "rgb", "published")
+    monkeypatch.setattr(data, "_current", described("official"))
+    leaderboard.record(published, {0: measured_as(0.80, validation=0.6)})
+    monkeypatch.setattr(data, "_current", described("JPEG copy"))
+    leaderboard.record(published._replace(recipe="modern"), {0: measured_as(0.78, validation=0.7)})
+    judged = leaderboard.verdicts().loc["vgg6_dropout", "rgb"]
+    assert judged["measured"] == 0.78 and np.isnan(judged["as_published"])
+    leaderboard.record(published, {0: measured_as(0.77, validation=0.6)})
+    assert leaderboard.verdicts().loc["vgg6_dropout", "rgb"]["as_published"] == 0.77
+
+
+@pytest.mark.parametrize(("num_jobs", "expected"), [(4, 2), (2, 2), (1, 1)])
+def test_no_more_trained_at_once_than_there_were(measured, monkeypatch, num_jobs, expected):
+    found = [(place, row(), None) for place in range(2)]
+    monkeypatch.setattr(leaderboard.at_once, "each", lambda *_: found)
+    leaderboard.compute([(SMALL, 3), (SMALL, 5)], num_jobs=num_jobs, say=lambda line: None)
+    assert results.read(SMALL.name).details["num_at_once"] == [expected] * 2
+
+
+def record_race(name="fast-rgb", **changes):
+    config = training.Config("fast", **recipes.find("fast", "fast"))
+    details = {
+        "peer": "another",
+        "config": config.as_json(),
+        "code": training.code_digest(config),
+        "kernels": training.kernels_digest(),
+        "ours_accuracy": [0.9, 0.92],
+        "ours_seconds": [10.0, 30.0],
+        "peer_accuracy": [None, 0.8],
+        "peer_seconds": [50.0, 20.0, 40.0],
+        **changes,
+    }
+    told = {"chapter": "07", "metric": "ours, against another", "command": "x", "seeds": [0, 1]}
+    return results.write(f"benchmark-{name}", values=[5.0, 1.0], details=details, **told)
+
+
+def test_a_race_has_a_row_for_either_side():
+    record_race()
+    table = leaderboard.races()
+    assert list(table.index) == [("fast-rgb", "ours"), ("fast-rgb", "another")]
+    ours, other = table.to_dict("records")
+    assert ours["once"] == pytest.approx(91) and ours["sd"] == pytest.approx(2**0.5)
+    assert [ours[name] for name in ("seconds", "fastest", "slowest", "n")] == [20, 10, 30, 2]
+    assert [other[name] for name in ("once", "seconds", "n")] == [pytest.approx(80), 40, 3]
+    assert np.isnan(other["six times"])
+    record_race(kernels="other")
+    assert leaderboard.races().empty
+
+
+@pytest.mark.parametrize("field", ["code", "kernels"])
+def test_a_race_of_other_code_is_stale_and_marked(field):
+    assert results.stale([record_race()]) == set()
+    table = "<!-- results: benchmarks --><!-- end -->"
+    assert "| ours, against another | 3.0 (1.0 to 5.0) | 2 |" in results.stamp(table)
+    assert results.stale([record_race(**{field: "other"})]) == {"benchmark-fast-rgb"}
+    assert "| ours, against another (stale: of other code) |" in results.stamp(table)
+
+
+def test_a_race_of_another_recipe_is_stale(monkeypatch):
+    race = record_race()
+    for config in ({}, {**race.details["config"], "model": "gone"}):
+        assert leaderboard.is_stale(race._replace(details={**race.details, "config": config}))
+    assert not leaderboard.is_stale(race)
+    today = {**recipes.find("fast", "fast"), "learning_rate": 0.1}
+    monkeypatch.setattr(recipes, "find", lambda name, model: today)
+    assert leaderboard.is_stale(race)
 
 
 def test_a_model_or_recipe_that_is_no_more_is_stale_and_not_an_error(monkeypatch, few_entries):

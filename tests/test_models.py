@@ -264,3 +264,9 @@ def test_a_network_within_a_network_is_counted():
     inner = models.build("baseline", "gray")
     outer = keras.Sequential([keras.Input((32, 32, 1)), inner, keras.layers.Dense(10)])
     assert models.multiply_adds(outer) == models.multiply_adds(inner) + 100
+
+
+def test_a_separable_convolution_has_two_kernels():
+    layer = keras.layers.SeparableConv2D(8, 3, strides=2, padding="same")
+    network = keras.Sequential([keras.Input((32, 32, 4)), layer])
+    assert models.multiply_adds(network) == 16 * 16 * (3 * 3 * 4 + 4 * 8)

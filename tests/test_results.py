@@ -134,6 +134,9 @@ def test_the_commit_is_another_if_code_differs_not_if_records_do(checkout):
     assert results.current_commit() == f"{first}+"
     (checkout / "notebooks" / "02.ipynb").unlink()
     assert results.current_commit() == first
+    (checkout / "notebooks" / "01.ipynb").write_text("<<<<<<< HEAD")
+    assert results.current_commit() == f"{first}+", "a merge that is not finished is a change"
+    write("x = 1", "2")
     (checkout / "notebooks" / "01.ipynb").unlink()
     assert results.current_commit() == f"{first}+"
 

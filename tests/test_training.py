@@ -929,6 +929,35 @@ def test_the_figures_of_layers_by_numbers_hold_the_numbers(split):
     assert json.loads(json.dumps(run.metrics))["config"] == run.metrics["config"]
 
 
+@once
+def test_a_design_trains_alike_whether_it_is_named_or_given(split):
+    """It is checked that one's own can be kept; that must take no seed of what follows."""
+    layers = layered.LayeredCNN(blocks=2, width=2, max_width=4, dense=0, dropout=0.3)
+    given = config(model=layers, epochs=1)
+    named = dataclasses.replace(given, model=json.dumps(layers.as_json()))
+    assert outcome(training.train(given, split)) == outcome(training.train(named, split))
+
+
+def test_a_design_of_ones_own_has_no_command_that_repeats_it():
+    def resnet18(x):
+        return keras.layers.GlobalAveragePooling2D()(x)
+
+    told = training.command(training.Config(resnet18))
+    assert told == "cifarlib.training.train in Python, with the design resnet18"
+
+
+def test_designs_that_are_named_like_their_activation_are_told_apart():
+    def digest(name, **options):
+        inputs = keras.Input((8, 8, 1))
+        outputs = keras.layers.Conv2D(4, 3, name=name, **options)(inputs)
+        return training.design_digest(keras.Model(inputs, outputs, name=name))
+
+    assert digest("relu", activation="relu") != digest("tanh", activation="tanh")
+    assert digest("a", activation="relu") == digest("b", activation="relu")
+    formats = [digest("a", dtype=name) for name in ("float32", "float16", "bfloat16")]
+    assert len(set(formats)) == 3
+
+
 def test_the_digest_of_the_code_forgets_the_seed_and_nothing_else(monkeypatch):
     asked = training.Config("baseline", color="gray")
     digest = training.code_digest(asked)
