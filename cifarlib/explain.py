@@ -75,11 +75,16 @@ def grad_cam(
         the class.
 
     Raises:
-        InputError: if there is no such layer, or none with places.
+        InputError: if there is no such layer, none with places, or a way around it.
     """
     maps_layer = _find(model, layer)
     maps = keras.Model(model.input, maps_layer.output)(images, training=False)
-    head = keras.Model(maps_layer.output, model.outputs[0])
+    try:
+        head = keras.Model(maps_layer.output, model.outputs[0])
+    except ValueError as error:  # Keras finds no way from there alone
+        expected = f"all that the scores rest on to pass through {maps_layer.name}"
+        advice = "Choose a layer behind the last place where branches join."
+        raise InputError(f"model {model.name}", expected, "other branches", advice) from error
     if classes is None:
         classes = ops.convert_to_numpy(head(maps, training=False)).argmax(axis=1)
     chosen = ops.one_hot(ops.convert_to_tensor(np.asarray(classes)), model.outputs[0].shape[-1])

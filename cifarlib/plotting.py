@@ -325,7 +325,7 @@ def plot_comparison(histories: pd.DataFrame, title: str = "") -> Figure:
     variants = list(dict.fromkeys(histories["variant"]))
     for ax, (column, name) in zip(axes, columns.items(), strict=True):
         for index, variant in enumerate(variants):
-            by_epoch = histories[histories["variant"] == variant].groupby("epoch")[column]
+            by_epoch = _of_every_seed(histories, variant).groupby("epoch")[column]
             style = {"color": PALETTE[index % 10], "marker": _MARKERS[index % len(_MARKERS)]}
             mean = by_epoch.mean() * 100
             ax.plot(mean, label=variant, markersize=5, markevery=max(1, len(mean) // 8), **style)
@@ -336,6 +336,13 @@ def plot_comparison(histories: pd.DataFrame, title: str = "") -> Figure:
     axes[0].set_ylabel("accuracy (%)")
     axes[1].legend(bbox_to_anchor=(1, 1), loc="upper left")
     return figure
+
+
+def _of_every_seed(histories: pd.DataFrame, variant: str) -> pd.DataFrame:
+    """Return a variant's epochs that every seed has: the mean of those left over would jump."""
+    of_variant = histories[histories["variant"] == variant]
+    num_seeds = of_variant.groupby("epoch")["epoch"].transform("size")
+    return of_variant[num_seeds == num_seeds.max()]
 
 
 def plot_race(histories: pd.DataFrame, floors: dict[str, float], title: str = "") -> Figure:
@@ -349,8 +356,8 @@ def plot_race(histories: pd.DataFrame, floors: dict[str, float], title: str = ""
     """
     figure, ax = subplots(size=(8.5, 4.6), title=title)
     for index, variant in enumerate(dict.fromkeys(histories["variant"])):
-        of_variant = histories[histories["variant"] == variant]
-        by_epoch = of_variant.groupby("epoch")[["seconds", "validation_accuracy"]].mean()
+        by_epoch = _of_every_seed(histories, variant).groupby("epoch")
+        by_epoch = by_epoch[["seconds", "validation_accuracy"]].mean()
         style = {"color": PALETTE[index % 10], "marker": _MARKERS[index % len(_MARKERS)]}
         seconds = by_epoch["seconds"].cumsum()
         ax.plot(
@@ -552,7 +559,7 @@ def plot_search(trials: pd.DataFrame) -> Figure:
             ax.scatter(shown.index, shown, marker=marker, color=PALETTE[color], label=state)
     finished = percent.where(trials["state"] == "finished").cummax().ffill()
     ax.step(finished.index, finished, where="post", color="gray", linewidth=1, label="best so far")
-    if pd.notna(percent.get(0)):
+    if trials["state"].get(0) == "finished":  # of a trial that failed, what it reached is no value
         ax.annotate(
             "default",
             (0, percent[0]),
@@ -611,6 +618,9 @@ def plot_parallel(trials: pd.DataFrame, parameters: Sequence[str]) -> Figure:
 
 def _draw_axis(ax: Axes, column: int, values: pd.Series) -> np.ndarray:
     """Draw a parameter's axis with its values; return where on it, 0 to 1, each trial lies."""
+    is_list = isinstance(values.iloc[0], (list, tuple)) if len(values) else False
+    if is_list:  # such as augmentations
+        values = values.map(lambda names: ", ".join(map(str, names)) or "none")
     choices = sorted(values.unique(), key=lambda value: (isinstance(value, str), value))
     is_range = len(choices) > 7 and not isinstance(choices[-1], str)
     if is_range:  # its ends are enough

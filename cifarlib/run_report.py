@@ -234,7 +234,8 @@ def _mistakes(run: runs.Run, pictures, labels, probabilities) -> str:
     layout = {"num_columns": 8, "inches": 1.15}
     shown = _picture(plotting.show_images(pictures[worst], captions, **layout))
     try:
-        heat = explain.grad_cam(run.model, pictures[worst].astype(np.float32))
+        answers = probabilities[worst].argmax(axis=1)  # those of six views may be others
+        heat = explain.grad_cam(run.model, pictures[worst].astype(np.float32), answers)
     except InputError:  # a network of dense layers looks nowhere in particular
         return shown
     dimmed = pictures[worst] / 255 * (0.25 + 0.75 * heat[..., None])

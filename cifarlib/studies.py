@@ -34,6 +34,8 @@ def quiet() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            # The default may lie between the steps of what is searched.
+            warnings.filterwarnings("ignore", "Fixed parameter '.*' .* is out of range")
             yield
     finally:
         optuna.logging.set_verbosity(level)

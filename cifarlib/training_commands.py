@@ -60,7 +60,7 @@ def tune(arguments: Sequence[str]) -> None:
     if not output.endswith(".json"):
         advice = "It stands for a model only by this ending."
         raise InputError("output", "a name that ends in .json", repr(output), advice)
-    if Path(output) == Path(journal):
+    if Path(output).resolve() == Path(journal).resolve():
         raise InputError("output", "another file than the journal", repr(output), "Name another.")
     tuned = tuning.tune(
         start,

@@ -195,7 +195,7 @@ def space_for(
     return {name: standard[name] for name in space} if is_named else dict(space)
 
 
-def variant(start: training.Config, **changes: Any) -> training.Config:
+def variant(start: training.Config, /, **changes: Any) -> training.Config:
     """Return a configuration with other layers or another recipe, by the names of a search.
 
     Raises:
@@ -378,11 +378,15 @@ def write(
     recipe = {}
     for field in dataclasses.fields(training.Config):
         value = getattr(chosen, field.name)
-        if field.name not in budget and (value != field.default or field.name in tuning.space):
+        is_other = field.name not in budget and value != field.default
+        if is_other or field.name in tuning.space:
             recipe[field.name] = list(value) if isinstance(value, tuple) else value
     if epochs is not None:
         recipe["epochs"] = epochs
+    asked = json.loads(tuning.study.user_attrs["asked"])
     description = data.current()
+    if description and asked["data"] != training.data_digest():  # images of one's own
+        description = None
     about = {
         "command": command,
         "metric": "validation accuracy of the best epoch",
@@ -395,8 +399,8 @@ def write(
         "trials": tuning.counts(),
         "seconds": float(tuning.trials["seconds"].sum()),
         "seconds_saved_by_pruning": tuning.seconds_saved(),
-        "asked": json.loads(tuning.study.user_attrs["asked"]),
-        "data_kind": description.kind if description else None,
+        "asked": asked,
+        "data_kind": description.kind if description else "own images",
         "data_fingerprint": description.fingerprint if description else None,
         "hardware": devices.describe(),
         "accelerators": devices.accelerators(),

@@ -587,8 +587,10 @@ def test_an_idea_of_ones_own_is_trained_with_the_finalists(synthetic_source, wid
 def test_a_file_that_would_be_no_model_is_refused_before_the_search(synthetic_source, capsys):
     assert cli.main([*TUNE, "--num-trials", "1", "--output", "my best"]) == 2
     assert "a name that ends in .json, found 'my best'" in capsys.readouterr().err
-    assert cli.main([*TUNE, "--num-trials", "1", "--journal", "best.json"]) == 2
-    assert "another file than the journal, found 'best.json'" in capsys.readouterr().err
+    same = ["--journal", f"../{Path.cwd().name}/best.json", "--output", "best.json"]
+    for arguments in (["--journal", "best.json"], same):
+        assert cli.main([*TUNE, "--num-trials", "1", *arguments]) == 2
+        assert "another file than the journal, found 'best.json'" in capsys.readouterr().err
     assert not Path("best.json").exists()
 
 

@@ -99,6 +99,15 @@ def test_a_network_without_places_is_told_so(images):
         explain.filters(model)
 
 
+def test_evidence_that_has_a_way_around_the_layer_is_refused(images):
+    inputs = keras.Input((32, 32, 3))
+    branches = [keras.layers.Conv2D(2, 3, name=name)(inputs) for name in ("left", "right")]
+    averages = [keras.layers.GlobalAveragePooling2D()(branch) for branch in branches]
+    logits = keras.layers.Dense(10)(keras.layers.Concatenate()(averages))
+    with pytest.raises(InputError, match="to pass through right, found other branches"):
+        explain.grad_cam(keras.Model(inputs, logits), images)
+
+
 def test_an_unknown_layer_is_told_the_others(averaging, images):
     with pytest.raises(InputError, match=r"one of .*maps.*logits"):
         explain.grad_cam(averaging, images, layer="nowhere")

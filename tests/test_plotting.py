@@ -184,6 +184,14 @@ def test_a_comparison_has_a_line_of_means_and_a_band_of_all_seeds_for_each_varia
     assert training.get_xlabel() == validation.get_xlabel() == "epoch"
 
 
+@pytest.mark.parametrize("plot", [plotting.plot_comparison, plotting.plot_race])
+def test_where_a_seed_has_stopped_no_mean_is_drawn(plot):
+    histories = make_comparison().assign(seconds=1.0)
+    histories = histories[~((histories["seed"] == 0) & (histories["epoch"] == 3))]
+    figure = plot(histories, *([{}] if plot is plotting.plot_race else []))
+    assert all(len(line.get_xdata()) == 2 for ax in figure.axes for line in ax.lines)
+
+
 def test_a_comparison_of_one_epoch_with_one_seed_is_visible():
     histories = make_comparison().query("epoch == 1 and seed == 0")
     figure = plotting.plot_comparison(histories)
@@ -270,7 +278,8 @@ def test_the_front_is_what_nothing_cheaper_reaches():
     np.testing.assert_allclose(on.get_offsets(), [[1, 50], [10, 70], [40, 80]])
     np.testing.assert_allclose(off.get_offsets(), [[20, 60], [40, 75]])
     np.testing.assert_allclose(ax.lines[0].get_xydata(), on.get_offsets())
-    assert {"a", "b", "c", "d", "e"} <= set(texts(figure)) and "unknown" not in texts(figure)
+    assert {"a", "b", "c", "d", "e"} <= set(texts(figure).split())
+    assert "unknown" not in texts(figure)
     figure.canvas.draw()
     assert {"2", "5", "10", "20"} <= {label.get_text() for label in ax.get_xticklabels()}
     assert (ax.get_xlabel(), ax.get_ylabel(), ax.get_xscale()) == ("cost", "gain", "log")
@@ -385,6 +394,9 @@ def test_a_search_shows_how_each_trial_ended_and_the_best_so_far():
     assert "default" in texts(figure) and "validation accuracy (%)" in texts(figure)
     figure = plotting.plot_search(make_trials().iloc[1:])
     assert "default" not in texts(figure), "trial 0 is not there"
+    trials = make_trials()
+    trials.loc[0, "state"] = "failed"
+    assert "default" not in texts(plotting.plot_search(trials)), "nobody knows what it is worth"
 
 
 def test_importance_is_drawn_in_percent_the_largest_on_top():
@@ -425,6 +437,13 @@ def test_values_drawn_from_a_range_lie_where_their_logarithm_is():
     lines = [line for line in figure.axes[0].lines if line.get_xdata()[0] != line.get_xdata()[1]]
     np.testing.assert_allclose([line.get_ydata()[0] for line in lines], np.arange(9) / 8, atol=1e-9)
     assert {"0.0001", "0.01"} <= set(texts(figure).split())
+
+
+def test_choices_that_are_lists_can_be_drawn():
+    trials = pd.DataFrame({"state": "finished", "accuracy": [0.1, 0.2, 0.3]})
+    trials["augmentation"] = [["flip"], [], ["flip", "crop"]]
+    told = texts(plotting.plot_parallel(trials, ["augmentation"]))
+    assert "none" in told and "flip, crop" in told
 
 
 def test_many_choices_that_are_names_can_be_drawn():

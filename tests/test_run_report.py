@@ -90,6 +90,32 @@ def test_an_unfinished_run_is_not_judged(run):
         run_report.evaluate(run.folder)
 
 
+def test_the_temperature_is_that_of_the_images_held_out(run):
+    from cifarlib import evaluation, images
+
+    train, _ = data.load_cifar10()
+    _, held_out = splits.split_validation(train, fraction=0.2)
+    logits = run.model.predict(images.to_grayscale(held_out.images), verbose=0)
+    expected = evaluation.fit_temperature(held_out.labels, logits)
+    figures = run_report.evaluate(run.folder).figures
+    assert figures["temperature"] == pytest.approx(expected, rel=1e-3)
+
+
+def test_heat_maps_are_about_the_answers_that_are_told(run, monkeypatch):
+    asked = []
+    honest = run_report.explain.grad_cam
+
+    def grad_cam(model, pictures, classes=None):
+        asked.append(classes)
+        return honest(model, pictures, classes)
+
+    monkeypatch.setattr(run_report.explain, "grad_cam", grad_cam)
+    answers = run_report.evaluate(run.folder, with_views=True).answers
+    _, test = data.load_cifar10()
+    (classes,) = asked
+    assert len(classes) and set(classes.tolist()) <= set(answers[answers != test.labels].tolist())
+
+
 def test_a_run_without_validation_images_keeps_its_temperature(monkeypatch, tmp_path):
     monkeypatch.setenv("CIFARLIB_SOURCE", "synthetic")
     config = training.Config(small, epochs=1, batch_size=10, validation_fraction=0)

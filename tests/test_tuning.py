@@ -831,6 +831,8 @@ def test_an_idea_is_the_default_with_what_it_changes(whole):
     assert idea.learning_rate == whole.start.learning_rate
     with pytest.raises(InputError, match="Did you mean width"):
         tuning.variant(whole.start, widht=77)
+    with pytest.raises(InputError, match=r"any of .* found 'start'"):
+        tuning.variant(whole.start, start=1)
     with pytest.raises(InputError, match="width: expected a whole number"):
         tuning.variant(whole.start, width=0.5)
 
