@@ -16,7 +16,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import nbformat
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
-from cifarlib import chapters, containers, data, execution, files, progress, settings
+from cifarlib import (
+    chapters,
+    containers,
+    data,
+    execution,
+    files,
+    progress,
+    settings,
+    submission_checks,
+)
 from cifarlib.chapters import Chapter
 from cifarlib.errors import CifarlibError, InputError
 
@@ -117,7 +126,7 @@ def configure(config: "Config") -> None:
     """Enter into nbgrader's configuration what the sources rely on."""
     # The line that tells what to do stands in the source, below the solution.
     config.ClearSolutions.code_stub = {"python": "# YOUR CODE HERE"}
-    config.ClearSolutions.text_stub = "*Your answer here.*"
+    config.ClearSolutions.text_stub = submission_checks.BLANK_ANSWER
     config.Execute.timeout = CELL_SECONDS
     config.Execute.extra_arguments = execution.KERNEL_ARGUMENTS
     config.OverwriteCells.add_missing_cells = True

@@ -41,7 +41,7 @@ def set_up(drive: str | None = None) -> None:
         InputError: if something that Colab has is too old, or the folder is not in your Drive.
         CifarlibError: if something cannot be installed.
     """
-    folder = DRIVE / "MyDrive" / (drive or "")
+    folder = Path(os.path.normpath(DRIVE / "MyDrive" / (drive or "")))
     if not folder.is_relative_to(DRIVE / "MyDrive"):  # which would not be kept
         advice = "Name it as you see it in your Drive."
         raise InputError("drive", "a folder such as 'cifarlib'", repr(drive), advice)

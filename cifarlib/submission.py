@@ -116,6 +116,7 @@ def submit(
     notebooks, helpers = material.notebooks, material.helpers
     given = {"name": name, "id": student_id}
     student, problems = submission_checks.student(notebooks, given)
+    problems += submission_checks.blank_answers(notebooks)
     target = _target(output, material.title, student)
     profile = profile or settings.profile()
     description = data.describe()
@@ -265,9 +266,12 @@ def _execute(
 
 def _failures(errors: Sequence[execution.CellError]) -> Iterator[str]:
     """Tell every unsolved task in a line, and the first other error in full."""
-    others = []
+    others, unsolved = [], set()
     for error in errors:
         if error.name == "NotImplementedError":
+            if error.message in unsolved:  # what depends on a task fails as it does
+                continue
+            unsolved.add(error.message)
             yield f"a task is not solved yet in code cell {error.number}: {error.message or '…'}"
         else:
             others.append(error)

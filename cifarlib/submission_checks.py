@@ -10,6 +10,8 @@ from collections.abc import Iterator
 
 import nbformat
 
+BLANK_ANSWER = "*Your answer here.*"  # what `assignments` leaves for an answer in words
+
 _FIELDS = {"name": "STUDENT_NAME", "id": "STUDENT_ID"}
 
 # Folders of one machine. In a web address a letter or a slash comes before the slash, in a word
@@ -73,6 +75,19 @@ def _assigned(notebook: nbformat.NotebookNode, variable: str) -> str | None:
                 return ""
             return str(value).strip() if isinstance(value, str | int) else ""
     return None
+
+
+def blank_answers(notebooks: dict[str, nbformat.NotebookNode]) -> list[str]:
+    """Return which questions of an assignment have no answer in words yet."""
+    return [
+        f"{file}: {cell.metadata.nbgrader.grade_id} is not answered; write it where it says "
+        f"{BLANK_ANSWER!r}"
+        for file, notebook in notebooks.items()
+        for cell in notebook.cells
+        if cell.metadata.get("nbgrader", {}).get("solution")
+        and cell.cell_type == "markdown"
+        and cell.source.strip() in ("", BLANK_ANSWER)
+    ]
 
 
 def machine_paths(

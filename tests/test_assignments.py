@@ -555,6 +555,57 @@ LOOKS_RIGHT = [
         "    return len(pictures), sum(bool((one != two).any()) for one, two in pairs)",
         "each unequal pixel",
     ),
+    (
+        "standardize_pixels",
+        "def pixel_statistics(train_pictures):\n"
+        "    std = train_pictures.std(axis=0) / 255\n"
+        "    return train_pictures.mean(axis=0) / 255, np.where(std < 1 / 255, 1, std)\n"
+        "def standardize_pixels(pictures, mean, std):\n"
+        "    return np.float32((pictures / 255 - mean) / std)",
+        "the deviation, however small",
+    ),
+    (
+        "count_unequal",
+        "def count_unequal(convert, pictures):\n"
+        "    weighted = pictures.astype(int) @ (19595, 38470, 7471) + 32768  # ours, not Pillow's\n"
+        "    return len(pictures), int((weighted // 65536 != convert(pictures)).sum())",
+        "with Pillow's, picture by picture",
+    ),
+    (
+        "convolve",
+        "from keras.layers import Conv2D\n"
+        "def convolve(picture, kernel, bias):\n"
+        "    layer = Conv2D(kernel.shape[-1], kernel.shape[:2])\n"
+        "    layer.build((1, *picture.shape))\n"
+        "    layer.set_weights([kernel, bias])\n"
+        "    return np.asarray(layer(picture[None].astype('float32')))[0]",
+        "by NumPy, not by Keras",
+    ),
+    (
+        "build_network",
+        SPECIFIED.replace(
+            "x = layers.BatchNormalization(momentum=0.9)(x)",
+            "x = layers.BatchNormalization(momentum=0.9)(layers.MaxPooling2D((2, 2))(x))",
+        ).replace('layers.MaxPooling2D((2, 2))(layers.Activation("relu")(x))', "layers.ReLU()(x)"),
+        "layers in this order",
+    ),
+    (
+        "build_network",
+        SPECIFIED.replace("layers.Dense(10)(", "layers.Dense(10)(layers.Dropout(0.5)(").replace(
+            "()(x)))", "()(x))))"
+        ),
+        "layers in this order",
+    ),
+    (
+        "sign_flip_p",
+        "from itertools import product\n"
+        "def sign_flip_p(first, second):\n"
+        "    d = [b - a for a, b in zip(first, second)]\n"
+        "    signs = product((1, -1), repeat=len(d))\n"
+        "    flipped = [abs(sum(s * x for s, x in zip(g, d))) for g in signs]\n"
+        "    return np.mean([one >= abs(sum(d)) for one in flipped])",
+        "on paper",
+    ),
     ("one_against_rest", ONE_AGAINST_REST.replace("1, -1)", "-1, 1)"), "as scikit-learn answers"),
     (
         "wilson",

@@ -131,7 +131,7 @@ def test_a_folder_of_the_drive_keeps_data_and_runs(mounted, monkeypatch):
     assert os.environ["CIFARLIB_CACHE"] == "/content/drive/MyDrive/lessons"
 
 
-@pytest.mark.parametrize("folder", ["/cifarlib", "/MyDrive/cifarlib"])
+@pytest.mark.parametrize("folder", ["/cifarlib", "/MyDrive/cifarlib", "../cifarlib", "a/../.."])
 def test_a_folder_outside_the_drive_would_not_be_kept(mounted, folder):
     with pytest.raises(InputError, match=r"drive: expected a folder such as 'cifarlib'"):
         colab.set_up(drive=folder)

@@ -121,6 +121,27 @@ def test_what_is_not_complete_is_packed_by_choice_and_says_so(write_notebook):
     assert b"<pre>first" in page and b"<pre>last" in page, "what is solved is shown"
 
 
+def test_a_question_that_nobody_answered_is_missing(write_notebook, executed):
+    path = write_notebook("task.ipynb", WHO, "print(1)")
+    notebook = nbformat.read(path, as_version=4)
+    for grade_id, text in (("answer_one", "*Your answer here.*\n"), ("answer_two", "Cats.")):
+        cell = nbformat.v4.new_markdown_cell(text)
+        cell.metadata["nbgrader"] = {"grade_id": grade_id, "grade": True, "solution": True}
+        notebook.cells.append(cell)
+    nbformat.write(notebook, path)
+    (problem,) = submission.submit(path).problems
+    assert problem.startswith("task.ipynb: answer_one is not answered; write it where it says")
+
+
+def test_a_task_that_others_need_is_told_once(write_notebook):
+    unsolved = "raise NotImplementedError('Task 4: return the gray pictures')"
+    path = write_notebook("task.ipynb", WHO, unsolved, unsolved)
+    (problem,) = submission.submit(path).problems
+    assert problem.endswith(
+        "a task is not solved yet in code cell 2: Task 4: return the gray pictures"
+    )
+
+
 def test_a_kernel_that_dies_is_told_and_nothing_that_was_saved_is_shown(write_notebook):
     path = write_notebook("a.ipynb", WHO, "import os; os._exit(9)", "x = 1")
     saved = nbformat.read(path, as_version=4)
