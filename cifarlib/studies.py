@@ -35,7 +35,7 @@ def quiet() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             # The default may lie between the steps of what is searched.
-            warnings.filterwarnings("ignore", "Fixed parameter '.*' .* is out of range")
+            warnings.filterwarnings("ignore", "Fixed parameter .* is out of range")
             yield
     finally:
         optuna.logging.set_verbosity(level)

@@ -269,7 +269,9 @@ def _failures(errors: Sequence[execution.CellError]) -> Iterator[str]:
     others, unsolved = [], set()
     for error in errors:
         if error.name == "NotImplementedError":
-            if error.message in unsolved:  # what depends on a task fails as it does
+            if (
+                error.message and error.message in unsolved
+            ):  # what depends on a task fails as it does
                 continue
             unsolved.add(error.message)
             yield f"a task is not solved yet in code cell {error.number}: {error.message or '…'}"

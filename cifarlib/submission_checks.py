@@ -79,15 +79,18 @@ def _assigned(notebook: nbformat.NotebookNode, variable: str) -> str | None:
 
 def blank_answers(notebooks: dict[str, nbformat.NotebookNode]) -> list[str]:
     """Return which questions of an assignment have no answer in words yet."""
-    return [
-        f"{file}: {cell.metadata.nbgrader.grade_id} is not answered; write it where it says "
-        f"{BLANK_ANSWER!r}"
-        for file, notebook in notebooks.items()
-        for cell in notebook.cells
-        if cell.metadata.get("nbgrader", {}).get("solution")
-        and cell.cell_type == "markdown"
-        and cell.source.strip() in ("", BLANK_ANSWER)
-    ]
+    problems = []
+    for file, notebook in notebooks.items():
+        for cell in notebook.cells:
+            told = cell.metadata.get("nbgrader")
+            is_question = isinstance(told, dict) and told.get("solution")
+            is_blank = cell.source.strip() in ("", BLANK_ANSWER)
+            if is_question and is_blank and cell.cell_type == "markdown":
+                which = told.get("grade_id", "a question")
+                problems.append(
+                    f"{file}: {which} is not answered; write it where it says {BLANK_ANSWER!r}"
+                )
+    return problems
 
 
 def machine_paths(

@@ -80,6 +80,7 @@ class Tuning(NamedTuple):
         space: what was searched.
         start: what it started from; its budget is that of a trial.
         default: the parameters of trial 0, and of its next try if its process was killed.
+        images: the data set that was searched on; None for images of one's own.
     """
 
     trials: pd.DataFrame
@@ -87,6 +88,7 @@ class Tuning(NamedTuple):
     space: dict[str, BaseDistribution]
     start: training.Config
     default: dict[str, Any]
+    images: data.Description | None = None
 
     def __str__(self) -> str:
         counts = ", ".join(f"{count} {state}" for state, count in self.counts().items())
@@ -286,7 +288,8 @@ def tune(
                 time.sleep(WAIT_SECONDS)
             else:
                 break
-        return _outcome(study, start, space, default)
+        images = data.current() if train_split is None else None
+        return _outcome(study, start, space, default)._replace(images=images)
 
 
 def finals(
@@ -379,14 +382,11 @@ def write(
     for field in dataclasses.fields(training.Config):
         value = getattr(chosen, field.name)
         is_other = field.name not in budget and value != field.default
-        if is_other or field.name in tuning.space:
+        if is_other or field.name in (*tuning.space, *(also or {}).get(name, ())):
             recipe[field.name] = list(value) if isinstance(value, tuple) else value
     if epochs is not None:
         recipe["epochs"] = epochs
-    asked = json.loads(tuning.study.user_attrs["asked"])
-    description = data.current()
-    if description and asked["data"] != training.data_digest():  # images of one's own
-        description = None
+    description = tuning.images
     about = {
         "command": command,
         "metric": "validation accuracy of the best epoch",
@@ -399,7 +399,7 @@ def write(
         "trials": tuning.counts(),
         "seconds": float(tuning.trials["seconds"].sum()),
         "seconds_saved_by_pruning": tuning.seconds_saved(),
-        "asked": asked,
+        "asked": json.loads(tuning.study.user_attrs["asked"]),
         "data_kind": description.kind if description else "own images",
         "data_fingerprint": description.fingerprint if description else None,
         "hardware": devices.describe(),

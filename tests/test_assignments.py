@@ -578,7 +578,7 @@ LOOKS_RIGHT = [
         "    layer = Conv2D(kernel.shape[-1], kernel.shape[:2])\n"
         "    layer.build((1, *picture.shape))\n"
         "    layer.set_weights([kernel, bias])\n"
-        "    return np.asarray(layer(picture[None].astype('float32')))[0]",
+        "    return keras.ops.convert_to_numpy(layer(picture[None].astype('float32')))[0]",
         "by NumPy, not by Keras",
     ),
     (

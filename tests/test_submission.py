@@ -135,8 +135,10 @@ def test_a_question_that_nobody_answered_is_missing(write_notebook, executed):
 
 def test_a_task_that_others_need_is_told_once(write_notebook):
     unsolved = "raise NotImplementedError('Task 4: return the gray pictures')"
-    path = write_notebook("task.ipynb", WHO, unsolved, unsolved)
-    (problem,) = submission.submit(path).problems
+    untold = "raise NotImplementedError"
+    path = write_notebook("task.ipynb", WHO, unsolved, unsolved, untold, untold)
+    problem, *others = submission.submit(path).problems
+    assert len(others) == 2, "nobody knows whether these are the same"
     assert problem.endswith(
         "a task is not solved yet in code cell 2: Task 4: return the gray pictures"
     )

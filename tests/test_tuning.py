@@ -713,6 +713,16 @@ def test_a_recipe_holds_what_was_searched_and_what_was_not_the_usual(monkeypatch
     }
 
 
+def test_patience_is_written_if_it_was_searched_and_own_images_are_called_so(monkeypatch):
+    monkeypatch.setattr(problem, "score", lambda config: 0.5)
+    space = {"patience": IntDistribution(1, 3)}
+    tuned = search(start=start(model="layered_cnn", patience=2), space=space, num_trials=1)
+    tuning.write(tuned, "best.json", "")
+    found = layered.read("best.json")
+    assert found.recipe["patience"] == 2
+    assert found.search["data_kind"] == "own images" and not found.search["data_fingerprint"]
+
+
 def test_of_a_registered_model_the_name_is_written(monkeypatch):
     monkeypatch.setattr(problem, "score", lambda config: 0.5)
     tuned = search(start=start(model="baseline"), space=["schedule"], num_trials=2)
