@@ -124,10 +124,10 @@ def alone() -> Iterator[None]:
 def race(options: argparse.Namespace, sides: dict[str, list[str]], began_with: bytes) -> None:
     """Let the sides train in turn; print, and record if asked to, what comes of it."""
     train, test = data.load_cifar10()
-    runs, known = {side: [] for side in sides}, {}
+    runs = {side: [] for side in sides}
     if options.record:
         results.check_recordable()
-        known = {**facts(options), "commit": results.current_commit()}
+        known, commit = facts(options), results.current_commit()
         runs = recorded(options, known, list(sides))
     print(data.current(), devices.describe(), sep="\n", flush=True)
     with tempfile.TemporaryDirectory() as folder:
@@ -153,7 +153,7 @@ def race(options: argparse.Namespace, sides: dict[str, list[str]], began_with: b
                     runs[side].append(run)
                     print(f"run {seed}  {side:<12} {told(run)}", flush=True)
                 if options.record and all(runs.values()):
-                    record(options, known, runs)
+                    record(options, known, commit, runs)
             if options.record:
                 results.stamp_readme()
     for side, of_side in runs.items():
@@ -335,7 +335,7 @@ def name_of_record(options: argparse.Namespace) -> str:
 def recorded(options: argparse.Namespace, known: dict, sides: list[str]) -> dict[str, list[dict]]:
     """Return the runs of both sides that are recorded of this code, machine, peer and images.
 
-    What is known are `facts` and the commit, which may differ.
+    What is known are `facts`.
 
     Of other code or images none are, and the record will be replaced.
 
@@ -347,7 +347,6 @@ def recorded(options: argparse.Namespace, known: dict, sides: list[str]) -> dict
     if found is None:
         return runs
     asked = {**known, "hardware": devices.describe()}
-    del asked["commit"]
     there = {**found.details, "hardware": found.hardware}
     differing = [key for key in asked if there.get(key) != asked[key]]
     for key in ("hardware", "accelerators", "backend", "peer", "command_of_peer", "in_a_process"):
@@ -388,10 +387,9 @@ def facts(options: argparse.Namespace) -> dict:
     }
 
 
-def record(options: argparse.Namespace, known: dict, runs: dict) -> None:
+def record(options: argparse.Namespace, known: dict, commit: str, runs: dict) -> None:
     """Write both sides to results/; what a run does not tell is null."""
-    facts_of_code = dict(known)
-    commit, found = facts_of_code.pop("commit"), ratios(options, runs)
+    found = ratios(options, runs)
     told_color = {"rgb": "colour"}.get(options.color, options.color)
     deep = " of the deep network" if options.model == "fast_deep" else ""
     told = told_changes(options)
@@ -416,7 +414,7 @@ def record(options: argparse.Namespace, known: dict, runs: dict) -> None:
         commit=commit,
         command=f"{' '.join(words)} --record",
         details={
-            **facts_of_code,
+            **known,
             **{
                 f"{'ours' if side == 'ours' else 'peer'}_{key}": [run.get(key) for run in of_side]
                 for side, of_side in runs.items()

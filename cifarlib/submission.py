@@ -269,9 +269,8 @@ def _failures(errors: Sequence[execution.CellError]) -> Iterator[str]:
     others, unsolved = [], set()
     for error in errors:
         if error.name == "NotImplementedError":
-            if (
-                error.message and error.message in unsolved
-            ):  # what depends on a task fails as it does
+            # What depends on a task fails as it does; without a message, nobody knows.
+            if error.message and error.message in unsolved:
                 continue
             unsolved.add(error.message)
             yield f"a task is not solved yet in code cell {error.number}: {error.message or '…'}"
