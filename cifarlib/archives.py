@@ -77,7 +77,7 @@ def read(path: Path | str) -> Archive:
         InputError: if the file is damaged, unsafe, or not CIFAR-10 in a known layout.
     """
     path = Path(path)
-    members = containers.read_members(path, _is_wanted)
+    members = containers.read_members(path, is_wanted)
     names = {}
     for name in members:
         base = PurePosixPath(name).name
@@ -85,15 +85,17 @@ def read(path: Path | str) -> Archive:
             found = f"{names[base]} and {name}"
             raise InputError(path, "one copy of the data set", found, "Name one of the two.")
         names[base] = name
-    suffixes = {PurePosixPath(name).suffix.lower() for name in members if _class_folder(name)}
+    pictures = [content for name, content in members.items() if _class_folder(name)]
     if any(f"{batch}.bin" in names for batch in BATCHES):
         layout, copy = "official binary", "copy"
         train, test = _read_batches(path, members, names, _parse_binary_batch, ".bin")
     elif any(batch in names for batch in BATCHES):
         layout, copy = "official python", "copy"
         train, test = _read_batches(path, members, names, _parse_python_batch, "")
-    elif suffixes:
-        layout, copy = "class folders", "PNG copy" if suffixes == {".png"} else "JPEG copy"
+    elif pictures:
+        # By what they hold: a name may promise another format.
+        is_lossless = all(content.startswith(b"\x89PNG") for content in pictures)
+        layout, copy = "class folders", "PNG copy" if is_lossless else "JPEG copy"
         train, test = _read_class_folders(path, members)
     else:
         raise InputError(
@@ -171,7 +173,8 @@ def write_binary(
     return path
 
 
-def _is_wanted(name: str) -> bool:
+def is_wanted(name: str) -> bool:
+    """Tell by its name whether a file may be a part of CIFAR-10, in any layout."""
     base = PurePosixPath(name).name
     is_batch = base.removesuffix(".bin") in BATCHES
     return is_batch or base == SYNTHETIC_MARK or base.lower().endswith(IMAGE_SUFFIXES)

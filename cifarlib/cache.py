@@ -91,6 +91,12 @@ def store(folder: Path, train: Split, test: Split, about: dict[str, Any]) -> Non
     """
     num_bytes = sum(array.nbytes for split in (train, test) for array in split)
     temporary, old = (folder.with_name(f".{folder.name}.{age}") for age in ("new", "old"))
+
+    def keep_old() -> None:
+        if old.is_dir() and not folder.exists():
+            old.replace(folder)
+
+    keep_old()
     for left in (temporary, old):  # by a program that was killed
         shutil.rmtree(left, ignore_errors=True)
     try:
@@ -107,6 +113,7 @@ def store(folder: Path, train: Split, test: Split, about: dict[str, Any]) -> Non
         shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
+        keep_old()
         # NumPy reports a short write without a number.
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None):
             raise
@@ -231,6 +238,11 @@ def _was_verified(folder: Path, state: dict[str, Any]) -> bool:
         return verified["state"] == state and verified["at_ns"] > last_change + _REST_NS
     except (OSError, ValueError, KeyError, TypeError):
         return False
+
+
+def distrust(folder: Path) -> None:
+    """Have the arrays hashed when they are opened next, whatever their times say."""
+    (folder / "verified.json").unlink(missing_ok=True)
 
 
 def _remember_verified(folder: Path, state: dict[str, Any]) -> None:

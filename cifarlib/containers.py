@@ -6,7 +6,7 @@ the user meant. Not for knowing what the files mean: `archives` does.
 """
 
 import bz2
-import contextlib
+import errno
 import gzip
 import lzma
 import os
@@ -47,7 +47,7 @@ _DAMAGED = (
     zipfile.BadZipFile,
     NotImplementedError,  # zip: a compression this Python does not have
     RuntimeError,  # zip: encrypted
-    UnicodeError,
+    ValueError,  # tar: an entry of a header that is no number, or no text
 )
 _STREAMS = {b"\x1f\x8b": gzip.open, b"\xfd7zXZ\x00": lzma.open, b"BZh": bz2.open}
 
@@ -86,6 +86,8 @@ def read_members(
             opener = next((o for m, o in _STREAMS.items() if magic.startswith(m)), None)
             with opener(file) if opener else file as stream:
                 return dict(_tar_members(path, stream, is_wanted, account))
+    except InputError:
+        raise
     except FileNotFoundError as error:
         advice = "Check the path; a relative one starts from the working directory."
         raise InputError(path, "an archive or a folder", "nothing there", advice) from error
@@ -113,7 +115,8 @@ def _folder_members(
 def files_in(folder: Path) -> list[tuple[str, os.stat_result]]:
     """Return the files below a folder, sorted by name (POSIX form, relative).
 
-    Linked files are followed, linked folders and links to nothing are passed over.
+    Linked files are followed; linked folders, and links to nothing or to themselves, are passed
+    over.
     """
 
     def fail(error: OSError) -> None:
@@ -123,10 +126,14 @@ def files_in(folder: Path) -> list[tuple[str, os.stat_result]]:
     for parent, _, names in os.walk(folder, onerror=fail):
         for name in names:
             path = Path(parent, name)
-            with contextlib.suppress(FileNotFoundError):
+            try:
                 info = path.stat()
-                if stat.S_ISREG(info.st_mode):  # a pipe would be waited for
-                    found.append((path.relative_to(folder).as_posix(), info))
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.ELOOP):
+                    raise
+                continue
+            if stat.S_ISREG(info.st_mode):  # a pipe would be waited for
+                found.append((path.relative_to(folder).as_posix(), info))
     return sorted(found)
 
 

@@ -148,8 +148,8 @@ def fetch(source: str | Path | None = None, *, force: bool = False) -> Descripti
     is_whole = cache.fingerprint(train, test) == description.fingerprint
     del train, test  # Windows replaces no file that is still mapped
     if not is_whole:
-        _warn(f"{description.cache}: its arrays have changed behind their times; it was read anew.")
-        _, _, description = _open_source(_source_of(description.origin), force=True)
+        cache.distrust(Path(description.cache))  # changed behind their times: even if this fails
+        _, _, description = _open_source(_source_of(description.origin), force=False)
         _current = description
     return description
 
@@ -189,7 +189,7 @@ def _open(
     global _current
     named = str(source).strip() if source is not None else settings.source()
     if isinstance(source, Path) and source.name:  # which no word or address is meant by
-        named = str(settings.expand(str(source)).resolve())
+        named = os.path.realpath(settings.expand(str(source)))
     if named == "":
         advice = "Leave it out to have CIFAR-10 found."
         raise InputError("source", "a path, an http address or 'synthetic'", "nothing", advice)
@@ -198,7 +198,8 @@ def _open(
     else:
         train, test, _current = _search(force, retry_download)
     if _current.kind == "synthetic":
-        _warn(_synthetic_notice(_current, is_stand_in=not named), SyntheticDataWarning)
+        is_stand_in = not named and _current.origin == "synthetic"
+        _warn(_synthetic_notice(_current, is_stand_in=is_stand_in), SyntheticDataWarning)
     return train, test, _current
 
 
@@ -214,7 +215,10 @@ def _search(force: bool, retry_download: bool) -> tuple[Split, Split, Descriptio
             _warn(f"{error} Passed over; trying the next source.")
             continue
         try:
-            return _open_source(source, force)
+            opened = _open_source(source, force)
+            if opened[2].kind != "synthetic":  # drawn pictures keep no photographs away
+                return opened
+            _warn(f"{path}: pictures drawn by code. Passed over; trying the next source.")
         except _UnreadableError as error:  # such as half a download that Keras left behind
             _warn(f"{error} Passed over; trying the next source.")
     if retry_download or not _failed_lately():
@@ -292,7 +296,7 @@ def _best_cache() -> tuple[Split, Split, Description] | None:
     """Open the best photographs decoded before: official, then most, then newest."""
     found, paths = [], []
     with contextlib.suppress(OSError):  # what cannot be listed holds nothing for us
-        paths = list((settings.cache_folder() / "decoded").glob("*/about.json"))
+        paths = list((settings.cache_folder() / "decoded").glob("[!.]*/about.json"))
     for path in paths:
         try:
             about = cache.about(path.parent)
@@ -304,14 +308,30 @@ def _best_cache() -> tuple[Split, Split, Description] | None:
             continue  # damaged, or deleted a moment ago
     for _, folder, about in sorted(found, key=lambda entry: entry[0], reverse=True):
         try:
-            train, test, about = cache.load(folder)
-            return train, test, _describe(folder, about, train, test)
+            if not _has_changed(Path(about["origin"]), about["state"]):
+                train, test, about = cache.load(folder)
+                return train, test, _describe(folder, about, train, test)
+            fault = "its archive has changed"
         except FileNotFoundError:
             continue  # deleted a moment ago
-        except cache.DamagedError:
-            with contextlib.suppress(InputError):  # its source is gone: look for another
-                return _open_source(_source_of(about["origin"]), force=False)
+        except cache.DamagedError as error:
+            fault = str(error)
+        try:
+            return _open_source(_source_of(about["origin"]), force=False)
+        except InputError as error:  # its source is gone, for instance
+            _warn(f"{folder}: {fault}; {error} Passed over; trying the next source.")
     return None
+
+
+def _has_changed(path: Path, state: Any) -> bool:
+    """Tell whether an archive is another than a cache was made from, if it is still there.
+
+    Not of folders, whose files would have to be listed at each call.
+    """
+    try:
+        return path.is_file() and _file_state(path) != state
+    except OSError:  # nobody may look
+        return False
 
 
 def _source_of(origin: str) -> _Source:
@@ -333,7 +353,7 @@ def _is_address(named: str) -> bool:
 
 
 def _file_source(path: Path) -> _Source:
-    path = path.resolve()
+    path = Path(os.path.realpath(path))  # resolve() fails at a link to itself
     try:
         return _Source(str(path), _file_state(path), lambda anew: path)
     except PermissionError as error:
@@ -351,11 +371,19 @@ def _file_source(path: Path) -> _Source:
 
 
 def _file_state(path: Path) -> str:
-    """Return what changes when an archive, or any file of a folder, is changed or renamed."""
-    files = containers.files_in(path) if path.is_dir() else [(path.name, path.stat())]
+    """Return what changes when an archive, or what is read of a folder, is changed or renamed."""
+    files = [(path.name, path.stat())]
+    if path.is_dir():
+        files = [
+            (name, stat)
+            for name, stat in containers.files_in(path)
+            if archives.is_wanted(name) and not containers.is_hidden(name)
+        ]
     digest = hashlib.sha256()
     for name, stat in files:
-        digest.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+        # Unpacking gives a file the time that its archive tells; the other time is the system's.
+        times = f"{stat.st_mtime_ns}\0{stat.st_ctime_ns}"
+        digest.update(f"{name}\0{stat.st_size}\0{times}\n".encode())
     return digest.hexdigest()
 
 

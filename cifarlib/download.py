@@ -115,6 +115,7 @@ def fetch(
                         path=path.parent,
                         downloader=functools.partial(_download, mirror, part, patience),
                     )
+                    _forget(part)
                     return path
                 except _RefusedError as error:
                     failures[mirror.url] = str(error)
@@ -127,6 +128,7 @@ def fetch(
                 except ValueError as error:  # pooch: the hash is wrong, and the file is gone
                     if "hash" not in str(error).lower():
                         raise
+                    _forget(part)
                     failures[mirror.url] = "sent a file whose SHA-256 is wrong; it was discarded"
                     if not began_elsewhere:
                         remaining.remove(mirror)
@@ -158,7 +160,7 @@ def _download(mirror: Mirror, part: Path, patience: Patience, url: str, output: 
         raise _UnreachableError(f"could not be reached ({error.reason})") from error
     except TimeoutError as error:
         raise _MirrorError(f"was silent for {patience.timeout:g} s") from error
-    except http.client.InvalidURL as error:
+    except (http.client.InvalidURL, UnicodeError) as error:
         raise _RefusedError(f"is no address ({error})") from error
     except http.client.HTTPException as error:
         raise _MirrorError(f"broke off ({error or type(error).__name__})") from error
@@ -174,8 +176,18 @@ def _download(mirror: Mirror, part: Path, patience: Patience, url: str, output: 
             f"{free:,} bytes free ({error.strerror})",
             "Free some, or set CIFARLIB_CACHE to a folder on another disk.",
         ) from error
-    part.replace(output)
-    part.with_name(f"{part.name}.version").unlink(missing_ok=True)
+    # A second name, since pooch deletes its file if it is stopped while it hashes it.
+    try:
+        Path(output).unlink(missing_ok=True)
+        Path(output).hardlink_to(part)
+    except OSError:  # a disk without hard links
+        part.replace(output)
+
+
+def _forget(part: Path) -> None:
+    """Remove what has arrived, which is complete or worthless."""
+    for file in (part, part.with_name(f"{part.name}.version")):
+        file.unlink(missing_ok=True)
 
 
 def _size(part: Path) -> int:

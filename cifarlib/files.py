@@ -43,7 +43,11 @@ def write_new(path: Path, content: bytes) -> None:
             raise
         except OSError:  # a disk without hard links: the name is taken first, then filled
             path.touch(exist_ok=False)
-            temporary.replace(path)
+            try:
+                temporary.replace(path)
+            except BaseException:
+                path.unlink(missing_ok=True)  # or the name would stay taken
+                raise
         else:
             temporary.unlink()
 

@@ -163,8 +163,10 @@ def test_class_folders_of_png_are_labelled_so(tmp_path, build, tiny):
 
 
 def test_class_folders_with_some_jpeg_are_labelled_jpeg(tmp_path, build, tiny):
-    members = build.folders(*tiny) | {"train/cat/9.jpg": build.image_file(tiny[0].images[0], "jpg")}
-    assert archives.read(build.pack(tmp_path / "a", members)).kind == "JPEG copy"
+    picture = build.image_file(tiny[0].images[0], "jpg")
+    for name in ("9.jpg", "9.png"):  # whatever its name promises
+        members = build.folders(*tiny) | {f"train/cat/{name}": picture}
+        assert archives.read(build.pack(tmp_path / name, members, "")).kind == "JPEG copy"
 
 
 def test_class_folders_are_read_in_turn(tmp_path, build):

@@ -6,6 +6,7 @@ import mmap
 import os
 import textwrap
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -407,6 +408,23 @@ def test_build_that_was_killed_is_never_served(
     assert (len(train.labels), damage) == (50, None)
     left = [path.name for path in folder.parent.iterdir() if path.is_dir()]
     assert left == [folder.name]
+
+
+def test_a_cache_is_kept_if_the_new_one_cannot_take_its_place(
+    stored, tiny, monkeypatch, assert_same_split
+):
+    replace = Path.replace
+
+    def refuse(path, target):
+        if path.name.endswith(".new"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(PermissionError):
+        cache.store(stored, tiny[1], tiny[0], ABOUT)
+    assert_same_split(cache.load(stored)[0], tiny[0])
+    assert [path.name for path in stored.parent.iterdir()] == ["tiny"]
 
 
 # Places that cannot be written

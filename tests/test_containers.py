@@ -326,7 +326,15 @@ def test_folder_that_may_not_be_listed_is_not_taken_for_an_empty_one(
         read(tmp_path / "folder")
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_header_with_an_entry_that_is_no_number_is_damage(tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.PAX_FORMAT) as archive:
+        info = tarfile.TarInfo("train/1.png")
+        info.pax_headers = {"GNU.sparse.map": "x"}
+        archive.addfile(info)
+    with pytest.raises(InputError, match="a damaged or truncated file"):
+        read(tmp_path / "a.tar")
+
+
 def test_one_path_need_not_be_in_a_list(tmp_path):
     (tmp_path / "a.zip").touch()
     for paths in (tmp_path, str(tmp_path), [tmp_path]):
@@ -334,6 +342,7 @@ def test_one_path_need_not_be_in_a_list(tmp_path):
         assert found == [("a.zip", tmp_path / "a.zip")]
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
 def test_pipe_in_a_folder_is_not_waited_for(tmp_path, build, run_python):
     path = build.pack(tmp_path / "folder", {"train/1.png": b"cat"})
     os.mkfifo(path / "train" / "2.png")

@@ -218,6 +218,21 @@ def test_drawn_pictures_do_not_keep_photographs_away(tmp_path, build, tiny):
     assert data.current().kind == "copy"
 
 
+def test_an_archive_of_drawn_pictures_in_a_usual_place_is_passed_over(
+    tmp_path, tiny, offer, content
+):
+    (tmp_path / "data").mkdir()
+    data.write_archive(tmp_path / "data" / "cifar-10-binary.tar.gz", *tiny, synthetic=True)
+    with pytest.warns(UserWarning, match="pictures drawn by code. Passed over"):
+        assert load_quietly()
+    assert data.current().origin == "synthetic"
+    offer(content)
+    (tmp_path / "cache" / "downloads" / "last-failure.txt").unlink()
+    with pytest.warns(UserWarning, match="pictures drawn by code. Passed over"):
+        data.load_cifar10()
+    assert data.current().kind == "official"
+
+
 # What is loaded
 
 
@@ -520,9 +535,49 @@ def test_cache_of_another_version_is_read_anew(archive, field):
 def test_fetch_notices_what_the_time_stamps_do_not_tell(archive, tiny, assert_same_split):
     change_behind_the_times(data.fetch(archive))
     assert not np.array_equal(load_strictly(archive)[0].images, tiny[0].images), "unnoticed"
-    with pytest.warns(UserWarning, match="changed behind their times; it was read anew"):
+    with pytest.warns(
+        UserWarning, match="its arrays have changed since they were written; it was read anew"
+    ):
         assert data.fetch(archive).fingerprint == cache.fingerprint(*tiny)
     assert_same_split(load_strictly(archive)[0], tiny[0])
+
+
+def test_a_change_behind_the_times_is_remembered_where_it_cannot_be_mended(archive):
+    change_behind_the_times(data.fetch(archive))
+    archive.rename(archive.with_name("elsewhere.tar.gz"))
+    with pytest.raises(InputError, match="nothing there"):
+        data.fetch()
+    with pytest.warns(UserWarning, match=r"have changed since .*nothing there.*Passed over"):
+        load_quietly()
+    assert data.current().kind == "synthetic"
+
+
+def test_an_archive_that_has_changed_is_read_anew_when_none_is_named(archive, build, sized):
+    data.fetch(archive)
+    build.pack(archive, build.binary(*sized(15)))
+    assert data.describe().num_train == 15
+    archive.unlink()
+    assert data.describe().num_train == 15, "what is gone has not changed"
+
+
+def test_a_folder_whose_files_kept_their_size_and_time_is_read_again(tmp_path, build, tiny):
+    members = build.binary(*tiny)
+    folder = build.pack(tmp_path / "unpacked", members)
+    before = data.fetch(folder).fingerprint
+    path = next(folder.rglob("test_batch.bin"))
+    times = path.stat()
+    time.sleep(0.05)  # a tick of the clock
+    flip_last_bit(path)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert data.fetch(folder).fingerprint != before
+
+
+def test_files_that_are_not_read_do_not_have_a_folder_read_again(folder, num_reads, monkeypatch):
+    monkeypatch.setenv("CIFARLIB_CACHE", str(folder))  # as where it lies in a checkout's data/
+    for name in ("notes.txt", ".DS_Store"):
+        data.load_cifar10(folder)
+        (folder / name).touch()
+    assert num_reads == [folder]
 
 
 # Sources that are refused
@@ -534,12 +589,14 @@ NO_SOURCES = {
     "a name that is too long": "x" * 300,
     "another word": "cifar10",
     "another protocol": "ftp://localhost/a.tar.gz",
+    "a link to itself": "loop",
 }
 
 
 @pytest.mark.parametrize("source", NO_SOURCES)
 @pytest.mark.parametrize("by_environment", [True, False])
 def test_source_that_is_none_is_refused(archive, monkeypatch, source, by_environment):
+    Path("loop").symlink_to("loop")
     if by_environment:
         monkeypatch.setenv("CIFARLIB_SOURCE", NO_SOURCES[source])
     with pytest.raises(InputError, match=r"expected an archive or a folder .*CIFARLIB_SOURCE"):
@@ -574,6 +631,7 @@ def test_grayscale_archive_is_refused_with_advice(tmp_path, build, tiny_gray):
 
 def test_link_to_nothing_in_a_folder_is_passed_over(folder, tiny, assert_same_split):
     (folder / "train" / "cat" / "latest.txt").symlink_to("gone.txt")
+    (folder / "train" / "cat" / "loop.png").symlink_to("loop.png")
     assert_same_split(data.load_cifar10(folder)[0], tiny[0])
 
 

@@ -142,6 +142,30 @@ def test_part_is_kept_when_the_user_interrupts(server, path, monkeypatch):
     assert path.read_bytes() == CONTENT
 
 
+def test_a_whole_download_is_kept_if_the_user_interrupts_its_hashing(server, path, monkeypatch):
+    def interrupt(*arguments, **options):
+        raise KeyboardInterrupt
+
+    url = server.offer("a", server.ranged(CONTENT))
+    with monkeypatch.context() as patched:
+        patched.setattr(download.pooch.core, "hash_matches", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            fetch(path, url)
+    assert visible_files(path) == [f"{path.name}.part"]
+    fetch(path, url)
+    assert ("a", None) not in server.requests[1:]
+    assert path.read_bytes() == CONTENT and visible_files(path) == [path.name]
+
+
+def test_a_disk_without_hard_links_gets_the_file_too(server, path, monkeypatch):
+    def refuse(self, target):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(type(path), "hardlink_to", refuse)
+    fetch(path, server.offer("a", CONTENT))
+    assert path.read_bytes() == CONTENT and visible_files(path) == [path.name]
+
+
 def test_mirror_that_ignores_ranges_sends_the_file_anew(server, path, part):
     part.write_bytes(b"x" * HALF)
     fetch(path, server.offer("a", CONTENT))
@@ -222,6 +246,11 @@ def test_mirror_that_sent_a_wrong_file_is_not_asked_again(server, path):
     fetch(path, *urls)
     assert [name for name, _ in server.requests] == ["a", "b", "b"]
     assert path.read_bytes() == CONTENT
+
+
+def test_an_address_that_is_none_is_told(path):
+    with pytest.raises(UnavailableError, match="is no address"):
+        fetch(path, "http://example..org/a.tar.gz")
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 410])

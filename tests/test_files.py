@@ -142,6 +142,17 @@ def test_a_file_that_is_there_is_not_written_over(path):
     assert [entry.name for entry in path.parent.iterdir()] == ["file.bin"]
 
 
+def test_a_name_is_not_taken_by_a_file_that_could_not_be_written(path, monkeypatch):
+    def refuse(self, target):
+        raise PermissionError(1, "Operation not permitted")
+
+    for method in ("hardlink_to", "replace", "rename"):
+        monkeypatch.setattr(type(path), method, refuse)
+    with pytest.raises(PermissionError):
+        files.write_new(path, b"new")
+    assert list(path.parent.iterdir()) == []
+
+
 @pytest.mark.parametrize("is_there", [False, True])
 def test_a_disk_without_hard_links_makes_no_difference(path, monkeypatch, is_there):
     def refuse(self, target):
