@@ -181,6 +181,7 @@ def _parser() -> argparse.ArgumentParser:
     submit.add_argument(
         "paths",
         nargs="+",
+        type=named_path,
         metavar="PATH",
         help="a notebook or a folder with notebooks; with --verify, zips or folders with zips",
     )
@@ -238,7 +239,9 @@ def _parser() -> argparse.ArgumentParser:
         "judge a finished run on the test set and write a report",
         "cifarlib evaluate runs/baseline-gray-0",
     )
-    evaluate.add_argument("run", metavar="RUN", help="folder that cifarlib train wrote")
+    evaluate.add_argument(
+        "run", type=named_path, metavar="RUN", help="folder that cifarlib train wrote"
+    )
     evaluate.add_argument(
         "--views",
         action="store_true",
@@ -273,7 +276,11 @@ def _parser() -> argparse.ArgumentParser:
         "cifarlib assignment grade submissions",
     )
     grade.add_argument(
-        "paths", nargs="+", metavar="PATH", help="notebook or zip file, or a folder with such"
+        "paths",
+        nargs="+",
+        type=named_path,
+        metavar="PATH",
+        help="notebook or zip file, or a folder with such",
     )
     for limit, what in (("cell", "a cell"), ("total", "a notebook")):
         told = f"seconds that {what} may take"
@@ -469,10 +476,10 @@ def _assignment_grade(options: argparse.Namespace) -> None:
 
 def _results(options: argparse.Namespace) -> None:
     _import_keras(options)  # a network's code tells whether its record is stale
-    from cifarlib import results
+    from cifarlib import leaderboard, results
 
     recorded = results.read_all()
-    stale = results.stale(recorded)
+    stale = leaderboard.stale(recorded)
     if options.json:
         told = [{**result._asdict(), "is_stale": result.name in stale} for result in recorded]
         print(json.dumps(told, indent=2))

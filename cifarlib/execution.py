@@ -82,14 +82,18 @@ def _code_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
-def _raised(notebook: nbformat.NotebookNode) -> list[CellError]:
-    """Return the errors that an executed notebook shows, but for those that a tag allows."""
-    return [
+def _failed(notebook: nbformat.NotebookNode, hidden: list[CellError]) -> list[CellError]:
+    """Return the errors that an executed notebook shows, and hides, by cell.
+
+    But for those that a tag allows.
+    """
+    shown = [
         CellError(notebook, index, shown.ename, shown.evalue, "\n".join(shown.traceback))
         for index, cell in enumerate(_code_cells(notebook))
         for shown in cell.outputs
         if shown.output_type == "error" and "raises-exception" not in cell.metadata.get("tags", ())
     ]
+    return sorted([*shown, *hidden], key=lambda error: error.number)
 
 
 def _death(notebook: nbformat.NotebookNode, index: int, last_words: str) -> CellError:
@@ -142,16 +146,18 @@ def execute(
         keep_going: execute what follows a cell that raised an error, too.
 
     Returns:
-        The errors it went on after, none otherwise.
+        What failed, by cell; the last is the kernel's death, if it died. None of it if all ran.
 
     Raises:
-        CellError: if a cell raised an error or the kernel died; outputs up to there are kept.
+        CellError: unless it keeps going, if a cell raised an error or the kernel died; outputs up
+            to there are kept.
     """
     notebook.metadata.pop("cifarlib", None)  # what is said of an earlier run
     cells = _code_cells(notebook)
     for cell in cells:
         cell.update(outputs=[], execution_count=None)  # those of a cell that is never reached
     begun = 0  # index of the cell begun last
+    hidden = []  # errors that a cell does not show, as where its traceback is drawn by a library
     began = time.monotonic()
     peak = 0
     # What a kernel writes below Python is TensorFlow's chatter, or the cause of its death.
@@ -163,6 +169,14 @@ def execute(
         def note_cell(cell, cell_index) -> None:
             nonlocal begun
             begun = next(index for index, known in enumerate(cells) if known is cell)
+
+        def note_error(cell, cell_index, execute_reply) -> None:
+            is_shown = any(shown.output_type == "error" for shown in cell.outputs)
+            if not is_shown and "raises-exception" not in cell.metadata.get("tags", ()):
+                answer = execute_reply["content"]
+                lines = "\n".join(answer.get("traceback", ()))
+                told = answer.get("ename", "Error"), answer.get("evalue", ""), lines
+                hidden.append(CellError(notebook, begun, *told))
 
         def count_cell(cell, cell_index, execute_reply) -> None:
             nonlocal peak
@@ -177,6 +191,7 @@ def execute(
             resources={"metadata": {"path": str(folder)}},
             on_cell_execute=note_cell,
             on_cell_executed=count_cell,
+            on_cell_error=note_error,
             extra_arguments=KERNEL_ARGUMENTS,
         )
         try:
@@ -184,16 +199,17 @@ def execute(
         except DeadKernelError as error:
             native_log.seek(0)
             last_words = _NATIVE_LOG.sub("", native_log.read().decode(errors="replace"))
-            raise _death(notebook, begun, last_words) from error
+            death = _death(notebook, begun, last_words)
+            if not keep_going:
+                raise death from error
+            drop_native_logs(notebook)
+            return [*_failed(notebook, hidden), death]
         except CellExecutionError as error:
-            if raised := _raised(notebook):
-                raise raised[-1] from error
-            # A cell may hide what it shows, but not from the kernel's answer.
-            told = error.ename, error.evalue, error.traceback
-            raise CellError(notebook, begun, *told) from error
+            raise _failed(notebook, hidden)[-1] from error
     drop_native_logs(notebook)
-    if not keep_going and (raised := _raised(notebook)):
-        raise raised[-1]  # the kernel called it well: a magic had caught it
+    failed = _failed(notebook, hidden)
+    if failed and not keep_going:
+        raise failed[-1]  # the kernel called it well: a magic had caught it
     seconds = time.monotonic() - began + _remembered(notebook)
     notebook.metadata["cifarlib"] = {
         **facts,
@@ -202,7 +218,7 @@ def execute(
     }
     memory = f", {peak / 2**30:.1f} GiB" if peak else ""
     progress.say(f"{label}: {len(cells)} cells in {seconds:.0f} s{memory}")
-    return _raised(notebook)
+    return failed
 
 
 def execute_client(
@@ -292,14 +308,15 @@ def remove_paths(executed: nbformat.NotebookNode) -> None:
 
 def without_paths(text: str) -> str:
     """Replace the folders of this machine by what they are."""
-    folders = {
+    folders = {  # the first that fits counts, since one may be within another
         str(settings.cache_folder()): "<cache>",
         sys.prefix: "<environment>",
         str(settings.checkout_folder() or Path.cwd()): "<checkout>",
         tempfile.gettempdir(): "<temporary>",
         str(settings.expand("~")): "~",
     }
-    for folder, name in folders.items():
-        if len(folder) > 1:
-            text = re.sub(rf"{re.escape(folder)}(?=[/\\\s\"'.,;:)]|$)", name, text)
-    return text
+    known = "|".join(re.escape(folder) for folder in folders if len(folder) > 1)
+    # Not in the middle of another path; but after a colour, or a line's end as repr writes it.
+    before, after = r"^|[^\w.~-]|\\[nrt]|\x1b\[[\d;]*m", r"[/\\\s\"'.,;:)\x1b]|$"
+    pattern = rf"({before})({known})(?={after})"
+    return re.sub(pattern, lambda match: match[1] + folders[match[2]], text)

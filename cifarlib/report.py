@@ -16,8 +16,9 @@ from pathlib import Path
 import nbconvert
 import nbformat
 
-from cifarlib import chapters, colab
+from cifarlib import chapters, colab, files
 from cifarlib.chapters import title_and_promise
+from cifarlib.errors import InputError
 
 _STYLE = """
 :root { color-scheme: light; }
@@ -67,17 +68,18 @@ def write(folder: Path, description: str) -> Path:
     paths = chapters.in_folder(folder)
     finished = []
     for path in paths:
-        with contextlib.suppress(nbformat.reader.NotJSONError):
-            notebook = nbformat.read(path, as_version=4)
+        with contextlib.suppress(InputError):
+            notebook = chapters.read(path)
             if "cifarlib" in notebook.metadata:
                 finished.append((path, notebook))
+    stems = {path.stem for path, _ in finished}
     for index, (path, notebook) in enumerate(finished):
         previous = finished[index - 1] if index else None
         following = finished[index + 1] if index + 1 < len(finished) else None
-        page = _chapter_page(notebook, previous, following)
-        path.with_suffix(".html").write_text(page, encoding="utf-8")
+        page = _chapter_page(notebook, previous, following, stems)
+        files.write_text(path.with_suffix(".html"), page)
     index_page = folder / "index.html"
-    index_page.write_text(_first_page(finished, description), encoding="utf-8")
+    files.write_text(index_page, _first_page(finished, description))
     return index_page
 
 
@@ -134,10 +136,13 @@ def _first_page(finished: list[tuple[Path, nbformat.NotebookNode]], description:
     )
 
 
-def _chapter_page(notebook: nbformat.NotebookNode, previous, following) -> str:
+def _chapter_page(notebook: nbformat.NotebookNode, previous, following, stems: set[str]) -> str:
+    def lead(link: re.Match) -> str:
+        return f"[{link[1]}]({link[2]}.html)" if link[2] in stems else link[1]
+
     for cell in notebook.cells:
         if cell.cell_type == "markdown":  # links to chapters and to pages of theirs lead there
-            cell.source = re.sub(r"\((\d\d_\w+)\.ipynb\)", r"(\1.html)", cell.source)
+            cell.source = re.sub(r"\[([^\]]+)\]\((\d\d_\w+)\.ipynb\)", lead, cell.source)
             cell.source = re.sub(r"\(\.\./build/(\w+\.html)\)", r"(\1)", cell.source)
     links = ['<a href="index.html">All chapters</a>']
     if previous:

@@ -178,6 +178,9 @@ def _gather(path: Path) -> _Material:
             elif file.parent.name != "__pycache__":
                 left_out.append(name)
     elif path.suffix == ".ipynb" and path.is_file():
+        if containers.is_hidden(path.name):  # --verify passes over such files
+            found = "the name of a hidden file"
+            raise InputError(path, "a notebook that everybody sees", found, "Rename it.")
         title, notebooks = path.stem, {path.name: chapters.read(path)}
     else:
         found = "another file" if path.exists() else "nothing there"
@@ -236,17 +239,14 @@ def _execute(
     told, problems = [], []
     for file, notebook in notebooks.items():
         num_cells = len(code_cells(notebook))
-        try:
-            errors = execution.execute(
-                notebook,
-                (folder / file).parent,
-                environment=execution.environment(profile, folder),
-                label=file,
-                facts=facts,
-                keep_going=True,  # or an unsolved task would hide those that are solved
-            )
-        except execution.CellError as error:
-            errors = [error]
+        errors = execution.execute(
+            notebook,
+            (folder / file).parent,
+            environment=execution.environment(profile, folder),
+            label=file,
+            facts=facts,
+            keep_going=True,  # or an unsolved task would hide those that are solved
+        )
         problems += [execution.without_paths(f"{file}: {what}") for what in _failures(errors)]
         if not num_cells:
             problems.append(f"{file}: it has no code")
@@ -265,7 +265,7 @@ def _execute(
 
 
 def _failures(errors: Sequence[execution.CellError]) -> Iterator[str]:
-    """Tell every unsolved task in a line, and the first other error in full."""
+    """Tell every unsolved task in a line; the first other error, and a kernel's death, in full."""
     others, unsolved = [], set()
     for error in errors:
         if error.name == "NotImplementedError":
@@ -276,9 +276,10 @@ def _failures(errors: Sequence[execution.CellError]) -> Iterator[str]:
             yield f"a task is not solved yet in code cell {error.number}: {error.message or '…'}"
         else:
             others.append(error)
-    if others:
-        yield f"it does not run to its end, {others[0]}"
-    if numbers := [str(error.number) for error in others[1:]]:
+    in_full = [e for place, e in enumerate(others) if not place or e.name == "DeadKernelError"]
+    for error in in_full:
+        yield f"it does not run to its end, {error}"
+    if numbers := [str(error.number) for error in others if error not in in_full]:
         yield f"further errors in code cells {_shortened(numbers)}, perhaps because of the first"
 
 
@@ -297,7 +298,12 @@ def _pages(
     for file, notebook in notebooks.items():
         stem = file.removesuffix(".ipynb")
         header = f'<p class="report">Executed in the {profile} profile.</p>'
-        page = report.notebook_page(notebook, file, header, (folder / file).parent)
+        try:
+            page = report.notebook_page(notebook, file, header, (folder / file).parent)
+        except Exception as error:  # nbconvert's, of a picture that is not there, say
+            told = execution.without_paths(f"{type(error).__name__}: {error}")
+            remarks.append(f"No page of {file}: {execution.plain(told, 200)}")
+            continue
         pages[f"{stem}.html"] = page.encode()
         if report.browser():
             if pdf := report.printed(page):

@@ -56,7 +56,7 @@ def tune(arguments: Sequence[str]) -> None:
         tuning.variant(start, **changes)  # refused now, too
     journal = journal or f"runs/tuned-{start.model_name}-{start.color}.journal"
     # Beside its journal, so that another search does not replace it.
-    output = output or str(Path(journal).with_suffix(".json"))
+    output = output or f"{journal.removesuffix('.journal').removesuffix('.json')}.json"
     if not output.endswith(".json"):
         advice = "It stands for a model only by this ending."
         raise InputError("output", "a name that ends in .json", repr(output), advice)

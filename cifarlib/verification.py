@@ -51,6 +51,7 @@ class Verdict(NamedTuple):
         num_cells: that were executed and are compared with what was handed in; None where not
             all have run, or profile or data differ.
         num_differing: of these, how many show another text than was handed in.
+        is_watched: whether it is known where it wrote; not if a record of that was removed.
         outside: where it wrote, or tried to, outside its folder, as far as that is seen
             (`confinement.written_outside`).
         remarks: anything else.
@@ -64,6 +65,7 @@ class Verdict(NamedTuple):
     executed: str = ""
     num_cells: int | None = None
     num_differing: int | None = None
+    is_watched: bool = True
     outside: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
 
@@ -74,6 +76,7 @@ class Verdict(NamedTuple):
             bool(self.is_complete and self.name and self.id)
             and self.checksums == "ok"
             and self.executed in ("ran", "not executed")
+            and self.is_watched
             and not self.outside
         )
 
@@ -217,9 +220,10 @@ def _judge(
     executed = _told(outcomes, ended, handed.notebooks)
     verdict = verdict._replace(
         executed=executed,
+        is_watched=is_watched or not outcomes,
         outside=tuple(execution.plain(place, 100) for place in outside),
     )
-    remarks = [] if is_watched or not outcomes else ["its writing was not watched"]
+    remarks = [] if verdict.is_watched else ["its writing was not watched"]
     handed_data = manifest.get("data")
     if manifest.get("profile") != "quick":
         remarks.append("handed in with the full profile")

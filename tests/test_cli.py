@@ -518,6 +518,14 @@ def test_an_empty_output_is_no_path(command, capsys):
     assert "expected a path, found nothing" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", ["submit", "submit --verify", "evaluate", "assignment grade"])
+def test_an_empty_path_is_not_the_folder_that_one_is_in(command, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main([*command.split(), ""])
+    assert caught.value.code == 2
+    assert "expected a path, found nothing" in capsys.readouterr().err
+
+
 def test_train_has_a_flag_for_every_field_of_the_configuration(capsys):
     from cifarlib import training
 
@@ -564,9 +572,9 @@ def test_what_a_search_finds_is_written_and_can_be_trained(synthetic_source, wid
 
     # Another search does not replace what this one has found.
     before = Path(path).read_bytes()
-    assert cli.main([*TUNE, "--num-trials", "1", "--journal", "mine/second.journal"]) == 0
-    assert capsys.readouterr().out.splitlines()[-1].startswith("mine/second.json has it")
-    assert Path("mine/second.json").exists() and Path(path).read_bytes() == before
+    assert cli.main([*TUNE, "--num-trials", "1", "--journal", "mine/second.v2.journal"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("mine/second.v2.json has it")
+    assert Path("mine/second.v2.json").exists() and Path(path).read_bytes() == before
 
     words = first[-1].rpartition("next: cifarlib ")[2].split()
     assert cli.main([*words, "--epochs", "1", "--validation-fraction", "0.2"]) == 0

@@ -57,8 +57,17 @@ def test_a_page_without_a_header_or_facts_is_whole():
 def test_a_chapter_says_that_its_numbers_are_those_of_the_quick_profile(profile):
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# 1 · Title")])
     notebook.metadata["cifarlib"] = {"profile": profile}
-    page = report._chapter_page(notebook, None, None)
+    page = report._chapter_page(notebook, None, None, set())
     assert ("Quick profile" in page) == (profile == "quick")
+
+
+def test_a_link_leads_to_a_chapter_that_is_in_the_report_or_nowhere():
+    text = "# 1 · Title\n\nBack: [First](01_first.ipynb). Next: [Third](03_third.ipynb)."
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text)])
+    notebook.metadata["cifarlib"] = {"profile": "full"}
+    page = report._chapter_page(notebook, None, None, {"01_first"})
+    assert '<a href="01_first.html">First</a>' in page
+    assert "Next: Third." in page and "03_third" not in page
 
 
 def test_a_badge_is_on_no_page_but_stays_in_the_notebook():

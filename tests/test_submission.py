@@ -156,6 +156,26 @@ def test_a_kernel_that_dies_is_told_and_nothing_that_was_saved_is_shown(write_no
     assert b"an old result" not in contents(made.path)["notebooks/a.ipynb"]
 
 
+def test_a_task_before_the_death_of_a_kernel_is_told_too(write_notebook):
+    unsolved = "raise NotImplementedError('Task 1')"
+    path = write_notebook("a.ipynb", WHO, unsolved, "1 / 0", "import os; os._exit(9)", "x = 1")
+    made = submission.submit(path, incomplete=True)
+    task, first, death = made.problems
+    assert task.endswith("a task is not solved yet in code cell 2: Task 1")
+    assert "code cell 3 of 5" in first and "ZeroDivisionError" in first
+    assert "code cell 4 of 5" in death and "kernel died" in death
+    assert manifest(made.path)["notebooks"][0]["seconds"] is None
+
+
+def test_an_error_that_a_cell_does_not_show_is_one(write_notebook):
+    unseen = "get_ipython().set_custom_exc((ValueError,), lambda *error, **options: None)"
+    path = write_notebook("a.ipynb", WHO, unseen, "int('one')", "print('after')")
+    made = submission.submit(path, incomplete=True)
+    (problem,) = made.problems
+    assert "code cell 3 of 4" in problem
+    assert manifest(made.path)["notebooks"][0]["status"] == "failed in cell 3: ValueError"
+
+
 def test_choosing_incomplete_does_not_make_it_so(write_notebook, executed):
     made = submission.submit(write_notebook("a.ipynb", WHO), incomplete=True)
     assert manifest(made.path)["complete"] is True and "is complete" in str(made)
@@ -239,6 +259,20 @@ def test_a_name_that_leads_elsewhere_on_windows_is_refused(write_notebook, execu
     assert submission.submit(write_notebook("Week 1: b.ipynb", WHO)).problems == ()
 
 
+def test_a_notebook_that_cannot_be_shown_is_packed_without_its_page(write_notebook, executed):
+    path = write_notebook("week/a.ipynb", WHO)
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells.append(nbformat.v4.new_markdown_cell("![gone](attachment:image.png)"))
+    nbformat.write(notebook, path)
+    write_notebook("week/b.ipynb", "print(1)")
+    made = submission.submit(path.parent)
+    assert made.problems == ()
+    assert any("No page of a.ipynb: InvalidNotebook" in remark for remark in made.remarks)
+    members = contents(made.path)
+    assert "notebooks/a.ipynb" in members and "pages/b.html" in members
+    assert "pages/a.html" not in members
+
+
 # Where there is nothing to pack, or no place for it
 
 
@@ -250,13 +284,15 @@ def test_a_name_that_leads_elsewhere_on_windows_is_refused(write_notebook, execu
         ("empty", "none"),
         ("broken.ipynb", "cannot be read"),
         ("list.ipynb", "cannot be read"),
+        (".hidden.ipynb", "the name of a hidden file"),
     ],
 )
 def test_what_is_no_notebook_is_refused(path, found):
     Path("empty").mkdir()
     Path("text.txt").touch()
     Path("broken.ipynb").write_text('{"cells": [')
-    Path("list.ipynb").write_text("[]")
+    for name in ("list.ipynb", ".hidden.ipynb"):
+        Path(name).write_text("[]")
     with pytest.raises(InputError, match=found):
         submission.submit(path)
 
