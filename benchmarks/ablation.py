@@ -110,7 +110,7 @@ def record(options, asked, compared, table) -> None:
         values=by_seed["whole"],
         seeds=options.seeds,
         color=options.color,
-        hardware="; ".join(dict.fromkeys(machines)),
+        hardware=machines,
         command=f"python benchmarks/ablation.py --color {options.color} --seeds {seeds} --record",
         details={
             "validation_accuracy": by_seed,

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cifarlib import archives, data, errors, images, results
+from cifarlib import archives, data, errors, images, pages, results
 
 COMMAND = "python benchmarks/data.py --record"
 REPEAT = 5
@@ -65,7 +65,7 @@ def main() -> None:
         compare_all(compare, description, options.repeat)
     finally:  # what was recorded before an interruption is there
         if options.record:
-            results.stamp_readme()
+            pages.stamp_readme()
 
 
 def compare_all(compare: Callable, description: data.Description, repeat: int) -> None:

@@ -41,7 +41,7 @@ from pathlib import Path
 import filelock
 import numpy as np
 
-from cifarlib import arguments, data, devices, errors, images, results
+from cifarlib import arguments, data, devices, errors, images, pages, results
 
 MODELS = ("fast", "fast_deep")
 SHOWN = {"accuracy": "accuracy", "accuracy_with_views": "with six views"}
@@ -155,7 +155,7 @@ def race(options: argparse.Namespace, sides: dict[str, list[str]], began_with: b
                 if options.record and all(runs.values()):
                     record(options, known, commit, runs)
             if options.record:
-                results.stamp_readme()
+                pages.stamp_readme()
     for side, of_side in runs.items():
         print(f"{side}: {summary(of_side)}")
     if options.peer:

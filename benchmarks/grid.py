@@ -19,7 +19,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 
-from cifarlib import data, devices, errors, features, images, results, search
+from cifarlib import data, devices, errors, features, images, pages, results, search
 
 COUNTS, STRENGTHS = [50, 100, 200], [1e-4, 1e-3, 1e-2, 1]
 GRID = [
@@ -88,7 +88,7 @@ def main() -> None:
                 "num_workers": workers,
             },
         )
-        results.stamp_readme()
+        pages.stamp_readme()
 
 
 def _seconds(work) -> float:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from cifarlib import classical, data, devices, errors, images, results
+from cifarlib import classical, data, devices, errors, images, pages, results
 
 RANDOM = ("patches", "mirrored patches")
 SEEDS = [0, 1, 2]
@@ -51,7 +51,7 @@ def main() -> None:
                     record(rung, color, seed, row)
     finally:
         if is_recorded:
-            results.stamp_readme()
+            pages.stamp_readme()
 
 
 def name_of_record(rung: str, color: str) -> str:
@@ -122,7 +122,7 @@ def write(name: str, rung: str, color: str, rows: dict[int, dict]) -> None:
         seeds=seeds if rung in RANDOM else None,
         color=color,
         seconds=sum(columns["seconds"]),
-        hardware="; ".join(dict.fromkeys(columns["hardware"])),
+        hardware=columns["hardware"],
         command=f"python benchmarks/linear.py --rung '{rung}' --color {color}{listed} --record",
         details={
             **columns,

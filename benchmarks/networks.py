@@ -18,7 +18,7 @@ import functools
 import statistics
 import sys
 
-from cifarlib import at_once, data, errors, leaderboard, models, recipes
+from cifarlib import at_once, data, errors, leaderboard, models, pages, recipes
 
 
 def main() -> None:
@@ -67,6 +67,7 @@ def main() -> None:
         options.time_budget,
         options.jobs,
         is_recorded=options.missing or options.record,
+        after_each=pages.stamp_readme,
         say=functools.partial(print, flush=True),  # a line may be hours before the next
     )
     found = [row for row in measured.values() if not isinstance(row, Exception)]

@@ -42,7 +42,7 @@ def main() -> None:
     if options.here:
         print(json.dumps(_measure(options.here, options.repeats)))
         return
-    from cifarlib import leaderboard, models, results
+    from cifarlib import leaderboard, models, pages, results
 
     for name in options.models:
         if name != leaderboard.LINEAR:
@@ -60,7 +60,7 @@ def main() -> None:
                 _record(name, figures)
     finally:  # what was recorded before a failure is there
         if options.record:
-            results.stamp_readme()
+            pages.stamp_readme()
 
 
 def _told(name: str, figures: dict) -> str:

@@ -16,7 +16,7 @@ import time
 import keras
 import numpy as np
 
-from cifarlib import compute, data, devices, errors, models, results, training
+from cifarlib import compute, data, devices, errors, models, pages, results, training
 from cifarlib.splits import Split, split_validation
 
 SIZE, EPOCHS, SEEDS = 8_000, 4, [0, 1, 2]
@@ -90,7 +90,7 @@ def main() -> None:
                 },
             )
     if options.record:
-        results.stamp_readme()
+        pages.stamp_readme()
 
 
 def six_convolutions(x):

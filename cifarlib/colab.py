@@ -1,11 +1,8 @@
 """Chapters in Google Colab: what their set-up cell calls there, and where their badges point.
 
-    python -m cifarlib.colab OWNER/NAME
-
-writes a repository on GitHub into pyproject.toml, README, every badge and every set-up cell, those
-of assignments as well.
 Imported before anything is installed, so that it needs the standard library only. Not for
-machines that are not Colab's: there README's commands install everything.
+machines that are not Colab's: there README's commands install everything. Not for naming another
+repository, which `pages` does.
 """
 
 import importlib
@@ -135,54 +132,3 @@ def badge(notebook: str) -> str:
 
 
 BADGE = re.compile(r"^\[!\[Open in Colab\].*\n\n", re.MULTILINE)
-_CLONED = re.compile(r"https://github\.com/[\w.-]+/[\w.-]+ ")
-
-
-def point_to(owner_and_name: str) -> None:
-    """Write a repository into pyproject.toml, and from there wherever it is named.
-
-    Args:
-        owner_and_name: as GitHub shows it, such as ``"cifarlib/cifarlib"``.
-
-    Raises:
-        InputError: for anything else.
-    """
-    import nbformat
-
-    from cifarlib import assignments, chapters, files, results
-
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", owner_and_name):
-        advice = "Write it as GitHub shows it."
-        raise InputError("repository", "OWNER/NAME", repr(owner_and_name), advice)
-    project = ROOT / "pyproject.toml"
-    line = f'Repository = "https://github.com/{owner_and_name}"'
-    text = re.sub(r"^Repository = .*$", line, project.read_text(encoding="utf-8"), flags=re.M)
-    files.write_text(project, text)
-    cloned = f"https://github.com/{owner_and_name} "
-    for chapter in (*(known := chapters.find()), *assignments.find()):
-        notebook = nbformat.read(chapter.path, as_version=4)
-        if chapter in known:
-            first = notebook.cells[0]
-            title, _, rest = BADGE.sub("", first.source).partition("\n\n")
-            first.source = f"{title}\n\n{badge(chapter.path.name)}\n\n{rest}"
-        for cell in notebook.cells:
-            if cell.cell_type == "code":
-                cell.source = _CLONED.sub(cloned, cell.source)
-        files.write_text(chapter.path, nbformat.writes(notebook) + "\n")
-    results.stamp_readme()
-
-
-def _main(words: Sequence[str]) -> int:
-    if len(words) != 1:
-        print("usage: python -m cifarlib.colab OWNER/NAME", file=sys.stderr)
-        return 2
-    try:
-        point_to(words[0])
-    except CifarlibError as error:
-        print(f"cifarlib.colab: {error}", file=sys.stderr)
-        return error.exit_status
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(_main(sys.argv[1:]))

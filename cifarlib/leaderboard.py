@@ -443,7 +443,7 @@ def _record(entry: Entry, rows: dict[int, dict[str, Any]]) -> results.Result:
         seeds=list(rows),
         color=entry.color,
         seconds=sum(row["seconds"] for row in rows.values()),
-        hardware="; ".join(dict.fromkeys(map(run_report.trained_on, rows.values()))),
+        hardware=[run_report.trained_on(row) for row in rows.values()],
         command=entry._replace(seeds=tuple(rows)).command,
         details={
             **{field: [row[field] for row in rows.values()] for field in RECORDED},
@@ -486,6 +486,12 @@ def is_stale(result: results.Result) -> bool:
     except InputError:  # of a model or a recipe that is no more
         return True
     return result.details.get("code") != training.code_digest(config)
+
+
+def stale(recorded: Iterable[results.Result]) -> set[str]:
+    """Return the names of the results that are stale; only networks' and races' can be."""
+    kept = (result for result in recorded if result.name.startswith(("network-", "benchmark-fast")))
+    return {result.name for result in kept if is_stale(result)}
 
 
 def _is_race_stale(details: Mapping[str, Any]) -> bool:
@@ -569,6 +575,7 @@ def compute(
     time_budget: float | None = None,
     num_jobs: int = 1,
     is_recorded: bool = True,
+    after_each: Callable[[], None] = lambda: None,
     say: Callable[[str], None] = print,
 ) -> dict[tuple[Entry, int], dict[str, Any] | Exception]:
     """Measure seeds of entries, in the order given, and record them one by one.
@@ -579,7 +586,8 @@ def compute(
         pairs: entries and seeds, such as those that are `missing`.
         time_budget: seconds; what is being trained then goes on at the next call.
         num_jobs: trainings at once; their seconds are longer then, and the record says so.
-        is_recorded: whether to write to ``results/``, and to the checkout's README.
+        is_recorded: whether to write to ``results/``.
+        after_each: called when a seed has been recorded, such as `pages.stamp_readme`.
         say: told a line for each seed.
 
     Returns:
@@ -601,7 +609,7 @@ def compute(
                 # At most so many; beside a kept run, nobody has written down how many.
                 count = min(num_jobs, len(calls)) if row["is_new"] else None
                 record(entry, {seed: {**row, "num_at_once": count}})
-                results.stamp_readme()
+                after_each()
         elif isinstance(error, OutOfTimeError):
             is_out_of_time = True
         else:

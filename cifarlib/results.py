@@ -1,8 +1,7 @@
-"""Recorded results: one JSON file each under ``results/``, and the pages that quote them.
+"""Recorded results: one JSON file each under ``results/``, with the command that repeats it.
 
-README and the chapters never state a measured number of their own. They hold marked places,
-and `stamp` fills those from the files, so that a number can always be traced to the command
-that produced it. Not for measuring: benchmarks, chapters and training do that.
+Not for measuring: benchmarks, chapters and training do that. Not for showing: `pages` fills the
+marked places of README and of the chapters from these files.
 """
 
 import contextlib
@@ -11,15 +10,18 @@ import math
 import re
 import statistics
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import filelock
 import nbformat
 
-from cifarlib import chapters, colab, data, devices, files, settings
+from cifarlib import data, devices, files, settings
 from cifarlib.errors import InputError
+
+# <!-- results: WHAT -->…<!-- end --> in Markdown: what is between is recorded, never typed.
+MARKED_PLACE = re.compile(r"(<!-- results: ([\w ]+) -->).*?<!-- end -->", re.DOTALL)
 
 
 class Result(NamedTuple):
@@ -90,7 +92,7 @@ def write(
     seeds: Sequence[int] | None = None,
     color: str | None = None,
     seconds: float | None = None,
-    hardware: str | None = None,
+    hardware: str | Iterable[str] | None = None,
     commit: str | None = None,
     details: dict[str, Any] | None = None,
 ) -> Result:
@@ -105,7 +107,8 @@ def write(
         seeds: as many as values, or None.
         color: ``"gray"``, ``"rgb"`` or None.
         seconds: what the measurement took.
-        hardware: what it was measured on, if that is not this machine's processor.
+        hardware: what it was measured on, if that is not this machine's processor; one, or one a
+            value, of which each is told once.
         commit: of the code that measured, if that is not `current_commit`.
         details: anything else, JSON values.
 
@@ -124,6 +127,8 @@ def write(
         raise ValueError(f"name: expected lower-case words joined by dashes, found {name!r}")
     check_recordable()
     description = data.current()
+    hardware = hardware or devices.describe_cpu()
+    machines = [hardware] if isinstance(hardware, str) else hardware
     result = Result(
         name=name,
         chapter=chapter,
@@ -136,7 +141,7 @@ def write(
         data_kind=description.kind if description else "none",
         data_fingerprint=description.fingerprint if description else None,
         seconds=seconds,
-        hardware=hardware or devices.describe_cpu(),
+        hardware="; ".join(dict.fromkeys(machines)),
         versions=devices.versions(),
         commit=commit or current_commit(),
         command=command,
@@ -189,111 +194,16 @@ def read_all() -> list[Result]:
     return sorted((read(name) for name in names), key=lambda result: result.chapter)
 
 
-def stale(recorded: Sequence[Result]) -> set[str]:
-    """Return the names of those that other code, or another configuration, has made.
-
-    Only networks and races keep a digest of both; importing Keras to compute it takes seconds.
-    """
-    kept = [result for result in recorded if result.name.startswith(("network-", "benchmark-fast"))]
-    if not kept:
-        return set()
-    from cifarlib import leaderboard
-
-    return {result.name for result in kept if leaderboard.is_stale(result)}
-
-
-def stamp(text: str) -> str:
-    """Return a page of Markdown with its marked places filled from the recorded results.
-
-    A place is ``<!-- results: WHAT -->…<!-- end -->``, where WHAT is ``chapters``,
-    ``benchmarks``, ``linear``, ``networks`` or ``time NN``.
-
-    Raises:
-        KeyError: if a place asks for something unknown.
-    """
-
-    def fill(match: re.Match) -> str:
-        what, *arguments = match[2].split()
-        content = _PLACES[what](*arguments)
-        joint = "\n" if "\n" in content else ""
-        return f"{match[1]}{joint}{content}{joint}<!-- end -->"
-
-    return _PLACE.sub(fill, text)
-
-
 def without_records(notebook: nbformat.NotebookNode) -> str:
     """Return what a notebook says and does, without what was recorded in it.
 
     These are the sources and tags of its cells as JSON: no outputs, and marked places empty.
     """
     cells = [
-        [cell.cell_type, cell.metadata.get("tags"), _PLACE.sub(r"\1", cell.source)]
+        [cell.cell_type, cell.metadata.get("tags"), MARKED_PLACE.sub(r"\1", cell.source)]
         for cell in notebook.cells
     ]
     return json.dumps(cells)
-
-
-def stamp_readme() -> None:
-    """Fill the marked places of the checkout's README."""
-    path = folder().parent / "README.md"
-    with alone():
-        text = path.read_text(encoding="utf-8")
-        if (stamped := stamp(text)) != text:
-            files.write_text(path, stamped)
-
-
-def _chapter_seconds(number: str, profile: str) -> str:
-    result = read(f"chapter-{number}-{profile}")
-    return f"{result.mean:.0f} s" if result else "not measured"
-
-
-def _time_line(number: str) -> str:
-    quick, full = (_chapter_seconds(number, profile) for profile in ("quick", "full"))
-    result = read(f"chapter-{number}-full")
-    where = f" on {result.hardware} ({result.data_kind} of the data)" if result else ""
-    return f"quick profile {quick}, full profile {full}{where}"
-
-
-def _chapters_table() -> str:
-    rows = ["| | chapter | you will see | quick | full |", "|---|---|---|--:|--:|"]
-    for chapter in chapters.find():
-        title, promise = chapters.title_and_promise(chapters.read(chapter.path))
-        name = chapter.path.name
-        link = f"[{title}](notebooks/{name}) ([Colab]({colab.address(name)}))"
-        times = " | ".join(_chapter_seconds(chapter.number, p) for p in ("quick", "full"))
-        rows.append(f"| {int(chapter.number)} | {link} | {promise} | {times} |")
-    return "\n".join(rows)
-
-
-def _benchmarks_table() -> str:
-    rows = ["| what | times as fast | n |", "|---|--:|--:|"]
-    found = [result for result in read_all() if result.name.startswith("benchmark-")]
-    of_other_code = stale(found)
-    for result in found:
-        spread = f"{min(result.values):.1f} to {max(result.values):.1f}"
-        ratio = f"{statistics.median(result.values):.1f} ({spread})"
-        mark = " (stale: of other code)" if result.name in of_other_code else ""
-        rows.append(f"| {result.metric}{mark} | {ratio} | {len(result.values)} |")
-    return "\n".join(rows)
-
-
-def _linear_table() -> str:
-    found = {result.name: result for result in read_all() if result.name.startswith("linear-")}
-    gray = [result for result in found.values() if result.color == "gray"]
-    rows = ["| features | gray (%) | colour (%) | seconds (gray) |", "|---|--:|--:|--:|"]
-    for result in sorted(gray, key=lambda result: result.mean):
-        rung = result.name.removeprefix("linear-").removesuffix("-gray")
-        accuracies = f"{told_accuracy(result)} | {told_accuracy(found.get(f'linear-{rung}-rgb'))}"
-        seconds = result.seconds / len(result.values)
-        rows.append(f"| {rung.replace('-', ' ')} | {accuracies} | {seconds:.0f} |")
-    return "\n".join(rows)
-
-
-def _networks_table() -> str:
-    # Whether a record is stale is for Keras to say, which nobody else here needs.
-    from cifarlib import leaderboard
-
-    return leaderboard.table()
 
 
 def told_accuracy(result: Result | None) -> str:
@@ -307,16 +217,6 @@ def in_percent(mean: float, sd: float | None = None, count: int = 0) -> str:
     """Return a fraction in percent, with its spread and the number of seeds, if there are any."""
     spread = "" if sd is None or math.isnan(sd) else f" ± {sd * 100:.1f}"
     return f"{mean * 100:.1f}{spread}{f' (n = {count})' if count else ''}"
-
-
-_PLACE = re.compile(r"(<!-- results: ([\w ]+) -->).*?<!-- end -->", re.DOTALL)
-_PLACES = {
-    "time": _time_line,
-    "chapters": _chapters_table,
-    "benchmarks": _benchmarks_table,
-    "linear": _linear_table,
-    "networks": _networks_table,
-}
 
 
 def current_commit() -> str:

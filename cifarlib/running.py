@@ -23,6 +23,7 @@ from cifarlib import (
     data,
     execution,
     files,
+    pages,
     progress,
     report,
     results,
@@ -30,6 +31,8 @@ from cifarlib import (
 )
 from cifarlib.chapters import Chapter
 from cifarlib.errors import CifarlibError, InputError
+
+_UNFINISHED = ".unfinished"  # in a folder of copies, until all are there
 
 
 class ChapterError(CifarlibError):
@@ -72,6 +75,11 @@ def run(
     if output == selected[0].path.parent.resolve():
         advice = "Choose another with --output; --record writes outputs into the chapters."
         raise InputError(output, "a folder of its own", "that of the chapters", advice)
+    is_of_a_run = any((output / name).exists() for name in (_UNFINISHED, "index.html"))
+    theirs = [chapter.path.name for chapter in selected if (output / chapter.path.name).exists()]
+    if theirs and not is_of_a_run:
+        advice = "It would be written over; choose another folder with --output."
+        raise InputError(output, "a folder of its own", f"{theirs[0]}, by somebody else", advice)
     try:
         output.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(output / ".lock").acquire(timeout=0)
@@ -92,10 +100,14 @@ def _run_into(
     description: data.Description,
     record: bool,
 ) -> Path:
-    unfinished = output / ".unfinished"
+    unfinished = output / _UNFINISHED
     numbers = [chapter.number for chapter in selected]
     backend = os.environ.get("KERAS_BACKEND", "")
-    run_key = _hash(_package_source(), description.fingerprint, profile, backend, *numbers)
+
+    def made_of() -> str:
+        return _hash(_package_source(), description.fingerprint, profile, backend, *numbers)
+
+    run_key = made_of()
     run_id = _unfinished_run(unfinished, run_key)
     if continued := run_id is not None:
         progress.say("Continuing the interrupted run")
@@ -115,6 +127,11 @@ def _run_into(
         notebook.metadata["cifarlib"]["key"] = key
         _write(notebook, copy)
     if record:
+        if run_key != made_of():
+            raise ChapterError(
+                "The package was changed while chapters were executed: no commit has made them "
+                "all, and nothing is recorded. The same command executes them again."
+            )
         commit = results.current_commit()  # before the outputs that are written change files
         for chapter in selected:
             executed = nbformat.read(output / chapter.path.name, as_version=4)
@@ -124,7 +141,7 @@ def _run_into(
                     "executed, and is not written over. The same command executes it again."
                 )
             _record(chapter, executed, profile, commit)
-        results.stamp_readme()
+        pages.stamp_readme()
     page = report.write(output, str(description))
     unfinished.unlink()
     progress.say(f"Report: {page}")
@@ -180,7 +197,7 @@ def _record(chapter: Chapter, executed: nbformat.NotebookNode, profile: str, com
             picture.save(results.folder() / f"chapter-{chapter.number}-cover.jpg", quality=85)
     else:
         executed = chapters.read(chapter.path)
-    executed.cells[0].source = results.stamp(executed.cells[0].source)
+    executed.cells[0].source = pages.stamp(executed.cells[0].source)
     _write(executed, chapter.path)
     progress.say(f"{chapter.number}  recorded in {chapter.path.name}")
 

@@ -8,6 +8,7 @@ import io
 import itertools
 import os
 import pickle
+import shutil
 import socket
 import struct
 import subprocess
@@ -30,6 +31,7 @@ from PIL import Image
 from cifarlib import data, download, settings, splits, synthetic
 from cifarlib.splits import CLASS_NAMES, Split
 
+ROOT = Path(__file__).parent.parent
 BATCHES = ("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5")
 
 
@@ -246,6 +248,18 @@ def not_root():
     """Skip a test of permissions where nobody is refused, or nobody could be."""
     if not hasattr(os, "geteuid") or os.geteuid() == 0:
         pytest.skip("root may read and write everything")
+
+
+@pytest.fixture
+def copied_checkout(tmp_path):
+    """Return a copy of what this checkout has, which a test may write to."""
+    root = tmp_path / "checkout"
+    root.mkdir()
+    for name in ("assignments", "cifarlib", "notebooks", "results"):
+        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "requirements.txt", "README.md"):
+        shutil.copy(ROOT / name, root / name)
+    return root
 
 
 @pytest.fixture

@@ -120,7 +120,7 @@ def ablation():
 def photographs(fast, monkeypatch, tmp_path, tiny):
     """Take drawn images for photographs, since drawn ones are not recorded, and record nearby."""
     monkeypatch.setattr(fast.results.settings, "checkout_folder", lambda: tmp_path)
-    monkeypatch.setattr(fast.results, "stamp_readme", lambda: None)
+    monkeypatch.setattr(fast.pages, "stamp_readme", lambda: None)
     monkeypatch.setenv("CIFARLIB_SOURCE", "synthetic")
     current = fast.data.current
     monkeypatch.setattr(fast.data, "current", lambda: current()._replace(kind="JPEG copy"))
@@ -203,7 +203,7 @@ def test_a_seed_of_another_machine_joins_those_that_are_there(linear, monkeypatc
 
 def test_readme_has_what_an_interrupted_linear_benchmark_recorded(linear, monkeypatch, capsys):
     stamped = []
-    monkeypatch.setattr(linear.results, "stamp_readme", lambda: stamped.append(1))
+    monkeypatch.setattr(linear.pages, "stamp_readme", lambda: stamped.append(1))
 
     def stopped(*rest):
         raise KeyboardInterrupt

@@ -10,7 +10,7 @@ from types import ModuleType, SimpleNamespace
 import nbformat
 import pytest
 
-from cifarlib import chapters, colab, devices, files, results, settings
+from cifarlib import chapters, colab, devices, settings
 from cifarlib.errors import CifarlibError, InputError
 
 ROOT = Path(colab.__file__).parent.parent
@@ -32,18 +32,6 @@ def mounted(monkeypatch):
     monkeypatch.setitem(sys.modules, "google", google)
     monkeypatch.setitem(sys.modules, "google.colab", module)
     return places
-
-
-@pytest.fixture
-def checkout(tmp_path, monkeypatch):
-    """Return a copy of what this checkout has, which Colab and its own tests may write to."""
-    root = tmp_path / "checkout"
-    root.mkdir()
-    for name in ("assignments", "cifarlib", "notebooks", "results"):
-        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "requirements.txt", "README.md"):
-        shutil.copy(ROOT / name, root / name)
-    return root
 
 
 # What is installed
@@ -166,19 +154,19 @@ print("imported from", cifarlib.__file__)
 @pytest.mark.skipif(shutil.which("git") is None, reason="Colab has git")
 @pytest.mark.skipif(os.name != "posix", reason="Colab is Linux")
 def test_the_set_up_cell_works_in_an_empty_folder_twice(
-    checkout, tmp_path, build, tiny, run_python, monkeypatch
+    copied_checkout, tmp_path, build, tiny, run_python, monkeypatch
 ):
     monkeypatch.setattr(settings, "checkout_folder", lambda: ROOT)
     cell = nbformat.read(chapters.find(["01"])[0].path, as_version=4).cells[1].source
     (tmp_path / "cell.py").write_text(cell)
-    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(checkout)]
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(copied_checkout)]
     for words in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "-m", "all"]):
         subprocess.run([*git, *words], check=True)
     source = build.pack(tmp_path / "photos", build.folders(*tiny))
     address = f"https://github.com/{colab.repository()}"
     elsewhere = {
         "GIT_CONFIG_COUNT": "1",
-        "GIT_CONFIG_KEY_0": f"url.{checkout}.insteadOf",
+        "GIT_CONFIG_KEY_0": f"url.{copied_checkout}.insteadOf",
         "GIT_CONFIG_VALUE_0": address,
         "CIFARLIB_SOURCE": str(source),
         "CUDA_VISIBLE_DEVICES": "",  # advice is for those who have none
@@ -192,57 +180,3 @@ def test_the_set_up_cell_works_in_an_empty_folder_twice(
     assert told.count("50 training and 20 test images") == 2
     assert told.count("T4 GPU") == 2
     assert f"imported from {tmp_path / 'content' / 'cifarlib' / 'cifarlib'}" in told
-
-
-# One place for the repository
-
-
-def test_every_badge_and_set_up_cell_names_the_repository(monkeypatch):
-    monkeypatch.setattr(settings, "checkout_folder", lambda: ROOT)
-    cloned = f"git clone --quiet --depth 1 https://github.com/{colab.repository()} cifarlib\n"
-    for chapter in chapters.find():
-        heading, set_up_cell = nbformat.read(chapter.path, as_version=4).cells[:2]
-        assert heading.source.split("\n\n")[1] == colab.badge(chapter.path.name)
-        assert cloned in set_up_cell.source
-
-
-def test_another_repository_is_written_everywhere_and_nowhere_else(checkout, monkeypatch):
-    monkeypatch.setattr(colab, "ROOT", checkout)
-    monkeypatch.setattr(settings, "checkout_folder", lambda: checkout)
-    stamped = []
-    monkeypatch.setattr(results, "stamp_readme", lambda: stamped.append(colab.repository()))
-    old = colab.repository()
-    before = {
-        path: path.read_text("utf-8") for path in checkout.rglob("*") if path.suffix == ".ipynb"
-    }
-    for _ in range(2):
-        assert colab._main(["a-teacher/lessons.2027"]) == 0
-        assert colab.repository() == "a-teacher/lessons.2027"
-        for path, text in before.items():
-            assert path.read_text("utf-8") == text.replace(old, "a-teacher/lessons.2027")
-    assert stamped == ["a-teacher/lessons.2027"] * 2
-
-
-def test_a_new_chapter_gets_its_badge(checkout, monkeypatch):
-    monkeypatch.setattr(colab, "ROOT", checkout)
-    monkeypatch.setattr(settings, "checkout_folder", lambda: checkout)
-    monkeypatch.setattr(results, "stamp_readme", lambda: None)
-    path = chapters.find()[0].path
-    whole = path.read_text("utf-8")
-    notebook = nbformat.read(path, as_version=4)
-    notebook.cells[0].source = colab.BADGE.sub("", notebook.cells[0].source)
-    assert "colab" not in notebook.cells[0].source
-    files.write_text(path, nbformat.writes(notebook))
-    colab.point_to(colab.repository())
-    assert path.read_text("utf-8") == whole
-
-
-@pytest.mark.parametrize("name", ["", "owner", "https://github.com/a/b", "a/b/c", "a b/c"])
-def test_what_is_no_repository_is_refused(name, capsys):
-    assert colab._main([name]) == 2
-    assert "expected OWNER/NAME" in capsys.readouterr().err
-
-
-def test_the_command_without_a_repository_tells_its_usage(capsys):
-    assert colab._main([]) == 2
-    assert "OWNER/NAME" in capsys.readouterr().err

@@ -11,7 +11,7 @@ pytest.importorskip("keras")
 
 import keras
 
-from cifarlib import data, leaderboard, recipes, results, settings, training
+from cifarlib import data, leaderboard, pages, recipes, results, settings, training
 from cifarlib.errors import InputError
 from cifarlib.leaderboard import Entry
 from cifarlib.splits import Split
@@ -184,7 +184,8 @@ def test_a_record_of_other_images_is_begun_anew(monkeypatch):
 def test_what_is_missing_is_measured_cheapest_first_and_once(measured, checkout, monkeypatch):
     said = []
     entries = [LARGE, SMALL]
-    found = leaderboard.compute(leaderboard.missing(entries), say=said.append)
+    lacking = leaderboard.missing(entries)
+    found = leaderboard.compute(lacking, after_each=pages.stamp_readme, say=said.append)
     assert found[SMALL, 5]["accuracy"] == 0.5 and len(found) == 5
     expected = [(SMALL.name, 3), (SMALL.name, 5), *((LARGE.name, seed) for seed in (0, 1, 2))]
     assert measured == expected
@@ -205,7 +206,8 @@ def test_what_is_missing_is_measured_cheapest_first_and_once(measured, checkout,
 
 
 def test_what_is_only_printed_is_not_recorded(measured, checkout):
-    assert len(leaderboard.compute([(SMALL, 3)], is_recorded=False, say=lambda line: None)) == 1
+    stamp, say = pages.stamp_readme, lambda line: None
+    assert len(leaderboard.compute([(SMALL, 3)], is_recorded=False, after_each=stamp, say=say)) == 1
     assert results.read(SMALL.name) is None
     assert "nothing yet" in (checkout / "README.md").read_text()
 
@@ -289,7 +291,7 @@ def test_networks_are_tabled_by_colour_and_accuracy_and_stale_ones_are_marked(fe
     path = results.folder() / "network-small-cnn-rgb-modern.json"
     path.write_text(path.read_text().replace('"code": "', '"code": "x'))
     record_prediction("small-cnn", [900.0, 1000.0, 2000.0])
-    table = results.stamp("<!-- results: networks --><!-- end -->").splitlines()
+    table = pages.stamp("<!-- results: networks --><!-- end -->").splitlines()
     # the published 3,693,066 without two more channels of 32 filters of 3×3
     assert table[3] == (
         "| small_cnn, modern | gray | 72.0 ± 2.0 (n = 3) | 3,692,490 | 4.0 | 16 | 1.5 |"
@@ -470,11 +472,11 @@ def test_a_race_has_a_row_for_either_side():
 
 @pytest.mark.parametrize("field", ["code", "kernels"])
 def test_a_race_of_other_code_is_stale_and_marked(field):
-    assert results.stale([record_race()]) == set()
+    assert leaderboard.stale([record_race()]) == set()
     table = "<!-- results: benchmarks --><!-- end -->"
-    assert "| ours, against another | 3.0 (1.0 to 5.0) | 2 |" in results.stamp(table)
-    assert results.stale([record_race(**{field: "other"})]) == {"benchmark-fast-rgb"}
-    assert "| ours, against another (stale: of other code) |" in results.stamp(table)
+    assert "| ours, against another | 3.0 (1.0 to 5.0) | 2 |" in pages.stamp(table)
+    assert leaderboard.stale([record_race(**{field: "other"})]) == {"benchmark-fast-rgb"}
+    assert "| ours, against another (stale: of other code) |" in pages.stamp(table)
 
 
 def test_a_race_of_another_recipe_is_stale(monkeypatch):

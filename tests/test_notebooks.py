@@ -1,5 +1,7 @@
 """What is committed under ``notebooks/`` and quoted in README, without executing it."""
 
+import ast
+import graphlib
 import itertools
 import re
 import subprocess
@@ -10,7 +12,7 @@ import nbformat
 import pytest
 
 import cifarlib
-from cifarlib import results, settings
+from cifarlib import pages, results, settings
 
 ROOT = Path(cifarlib.__file__).parent.parent
 CHAPTERS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
@@ -128,14 +130,12 @@ def test_every_code_cell_has_a_sentence_before_it(path):
 def test_numbers_in_the_heading_come_from_results(path):
     source = nbformat.read(path, as_version=4).cells[0].source
     assert "<!-- results: time" in source
-    assert results.stamp(source) == source
+    assert pages.stamp(source) == source
 
 
 def test_numbers_in_readme_come_from_results():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert results.stamp(text) == text, (
-        "run: python -c 'from cifarlib import results as r; r.stamp_readme()'"
-    )
+    assert pages.stamp(text) == text, "run: python -m cifarlib.pages"
     unmarked = re.sub(r"<!-- results: .*?<!-- end -->", "", text, flags=re.DOTALL)
     assert not re.search(r"\d\s*(%|×|s\b|ms\b|seconds|GiB|MiB)", unmarked), "a typed measurement"
 
@@ -145,6 +145,19 @@ def test_readme_names_every_module():
     modules = [path.stem for path in (ROOT / "cifarlib").glob("[!_]*.py")]
     assert len(modules) > 30
     assert [name for name in modules if f"`{name}`" not in text] == []
+
+
+def test_no_two_modules_need_each_other():
+    needed = {}
+    for path in (ROOT / "cifarlib").glob("[!_]*.py"):
+        needed[path.stem] = set()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):  # in functions, too
+            if isinstance(node, ast.ImportFrom) and node.module == "cifarlib":
+                needed[path.stem] |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module.startswith("cifarlib."):
+                needed[path.stem].add(node.module.removeprefix("cifarlib."))
+    assert "results" in needed["leaderboard"]
+    list(graphlib.TopologicalSorter(needed).static_order())  # raises a CycleError, which names them
 
 
 def test_every_recorded_result_says_where_it_comes_from():

@@ -1,4 +1,4 @@
-"""Recorded results and the pages that quote them."""
+"""Recorded results, as files."""
 
 import json
 import re
@@ -41,6 +41,8 @@ def test_a_result_names_hardware_versions_command_and_data():
     assert {"python", "numpy"} <= set(written.versions)
     assert written.command == "cifarlib run 03"
     assert written.data_kind == "none"
+    assert record(hardware="a card").hardware == "a card"
+    assert record(hardware=["a card", "two cores", "a card"]).hardware == "a card; two cores"
 
 
 @pytest.mark.parametrize(
@@ -68,42 +70,6 @@ def test_a_damaged_result_is_named(content, checkout):
     (checkout / "results" / "a-result.json").write_text(content)
     with pytest.raises(InputError, match=r"a-result\.json: expected a recorded result"):
         results.read_all()
-
-
-def test_a_marked_place_is_filled_and_filled_again():
-    place = "before <!-- results: time 03 -->old<!-- end --> after"
-    assert "not measured" in results.stamp(place)
-    record("chapter-03-quick", values=(12.3,))
-    once = results.stamp(place)
-    assert once.startswith("before <!-- results: time 03 -->")
-    assert "quick profile 12 s, full profile not measured" in once
-    assert once.endswith("<!-- end --> after")
-    assert results.stamp(once) == once
-
-
-def test_benchmarks_are_tabled_with_their_spread():
-    record("benchmark-x", values=(9.0, 11.0, 10.0), metric="faster than y", command="python b.py")
-    table = results.stamp("<!-- results: benchmarks --><!-- end -->")
-    assert "| faster than y | 10.0 (9.0 to 11.0) | 3 |" in table
-
-
-def test_linear_models_are_tabled_from_the_worst_to_the_best_with_their_spread():
-    seeds = {"values": (0.7, 0.72, 0.74), "seeds": (0, 1, 2)}
-    record("linear-mirrored-patches-gray", **seeds, color="gray", seconds=300.0)
-    record("linear-raw-gray", values=(0.3,), color="gray", seconds=30.0)
-    record("linear-raw-rgb", values=(0.4,), color="rgb", seconds=30.0)
-    table = results.stamp("<!-- results: linear --><!-- end -->").splitlines()
-    assert table[3] == "| raw | 30.0 | 40.0 | 30 |"
-    assert table[4] == "| mirrored patches | 72.0 ± 2.0 (n = 3) | not run | 100 |"
-
-
-def test_an_unknown_place_is_an_error():
-    with pytest.raises(KeyError):
-        results.stamp("<!-- results: nonsense --><!-- end -->")
-
-
-def test_text_without_places_is_left_alone():
-    assert results.stamp("# A page <!-- comment -->\n") == "# A page <!-- comment -->\n"
 
 
 def test_the_commit_is_another_if_code_differs_not_if_records_do(checkout):

@@ -255,6 +255,17 @@ def test_a_chapter_that_was_edited_while_it_ran_is_not_written_over(checkout):
     assert "A deed." in path.read_text() and results.read("chapter-01-full")
 
 
+def test_chapters_that_two_packages_made_are_not_recorded(checkout, monkeypatch):
+    checkout(_01_a=["print(1)"])
+    states = iter(["before", "after", "after", "after"])
+    monkeypatch.setattr(running, "_package_source", lambda: next(states))
+    with pytest.raises(running.ChapterError, match="package was changed while"):
+        running.run(profile="full", record=True)
+    assert results.read("chapter-01-full") is None
+    running.run(profile="full", record=True)
+    assert results.read("chapter-01-full")
+
+
 def test_an_error_that_a_magic_catches_is_one(checkout):
     checkout(_01_a=["%%capture\n1 / 0", "print('after')"])
     with pytest.raises(running.ChapterError, match="ZeroDivisionError"):
@@ -378,6 +389,17 @@ def test_the_chapters_own_folder_is_no_place_for_copies(checkout):
     assert [path.name for path in (root / "notebooks").iterdir()] == ["01_a.ipynb"]
 
 
+def test_notebooks_that_no_run_has_written_are_not_written_over(checkout):
+    root = checkout(_01_a=["print(1)"])
+    mine = root / "mine"
+    shutil.copytree(root / "notebooks", mine)
+    before = (mine / "01_a.ipynb").read_bytes()
+    with pytest.raises(InputError, match=r"found 01_a\.ipynb, by somebody else"):
+        running.run(output=mine)
+    assert (mine / "01_a.ipynb").read_bytes() == before
+    assert [path.name for path in mine.iterdir()] == ["01_a.ipynb"]
+
+
 def test_a_failed_chapter_is_not_reported_with_the_facts_of_its_recording(checkout):
     root = checkout(_01_a=["print(1)"], _02_b=["1 / 0"])
     path = root / "notebooks" / "02_b.ipynb"
@@ -407,8 +429,9 @@ def test_a_half_written_copy_of_another_chapter_does_not_stop_the_report(checkou
     root = checkout(_01_a=["print(1)"], _02_b=["print(2)"])
     running.run()
     copy = root / "build" / "02_b.ipynb"
-    copy.write_bytes(copy.read_bytes()[:200])
-    assert "02_b.html" not in running.run(["01"]).read_text()
+    for content in (copy.read_bytes()[:200], b"[]", b"\xc3"):
+        copy.write_bytes(content)
+        assert "02_b.html" not in running.run(["01"]).read_text()
 
 
 def test_an_error_that_a_tag_allows_is_none_and_does_not_hide_the_one_that_is(checkout):

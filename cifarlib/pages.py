@@ -1,0 +1,165 @@
+"""README and the chapters' headings, where they quote recorded results or name the repository.
+
+    python -m cifarlib.pages                # fills README from results/
+    python -m cifarlib.pages OWNER/NAME     # writes another repository wherever one is named
+
+These pages never state a measured number of their own. They hold marked places, and `stamp` fills
+those from the files under ``results/``, so that a number can always be traced to the command that
+produced it. Not for the chapters' stored outputs: `running` records those.
+"""
+
+import re
+import statistics
+import sys
+from collections.abc import Sequence
+
+import nbformat
+
+from cifarlib import assignments, chapters, colab, files, results
+from cifarlib.errors import CifarlibError, InputError
+
+
+def stamp(text: str) -> str:
+    """Return a page of Markdown with its marked places filled from the recorded results.
+
+    A place is ``<!-- results: WHAT -->…<!-- end -->``, where WHAT is ``chapters``,
+    ``benchmarks``, ``linear``, ``networks`` or ``time NN``.
+
+    Raises:
+        KeyError: if a place asks for something unknown.
+    """
+
+    def fill(match: re.Match) -> str:
+        what, *arguments = match[2].split()
+        content = _PLACES[what](*arguments)
+        joint = "\n" if "\n" in content else ""
+        return f"{match[1]}{joint}{content}{joint}<!-- end -->"
+
+    return results.MARKED_PLACE.sub(fill, text)
+
+
+def stamp_readme() -> None:
+    """Fill the marked places of the checkout's README."""
+    path = results.folder().parent / "README.md"
+    with results.alone():
+        text = path.read_text(encoding="utf-8")
+        if (stamped := stamp(text)) != text:
+            files.write_text(path, stamped)
+
+
+def _chapter_seconds(number: str, profile: str) -> str:
+    result = results.read(f"chapter-{number}-{profile}")
+    return f"{result.mean:.0f} s" if result else "not measured"
+
+
+def _time_line(number: str) -> str:
+    quick, full = (_chapter_seconds(number, profile) for profile in ("quick", "full"))
+    result = results.read(f"chapter-{number}-full")
+    where = f" on {result.hardware} ({result.data_kind} of the data)" if result else ""
+    return f"quick profile {quick}, full profile {full}{where}"
+
+
+def _chapters_table() -> str:
+    rows = ["| | chapter | you will see | quick | full |", "|---|---|---|--:|--:|"]
+    for chapter in chapters.find():
+        title, promise = chapters.title_and_promise(chapters.read(chapter.path))
+        name = chapter.path.name
+        link = f"[{title}](notebooks/{name}) ([Colab]({colab.address(name)}))"
+        times = " | ".join(_chapter_seconds(chapter.number, p) for p in ("quick", "full"))
+        rows.append(f"| {int(chapter.number)} | {link} | {promise} | {times} |")
+    return "\n".join(rows)
+
+
+def _benchmarks_table() -> str:
+    # Whether a record is stale is for Keras to say, which takes seconds to import.
+    from cifarlib import leaderboard
+
+    rows = ["| what | times as fast | n |", "|---|--:|--:|"]
+    found = [result for result in results.read_all() if result.name.startswith("benchmark-")]
+    of_other_code = leaderboard.stale(found)
+    for result in found:
+        spread = f"{min(result.values):.1f} to {max(result.values):.1f}"
+        ratio = f"{statistics.median(result.values):.1f} ({spread})"
+        mark = " (stale: of other code)" if result.name in of_other_code else ""
+        rows.append(f"| {result.metric}{mark} | {ratio} | {len(result.values)} |")
+    return "\n".join(rows)
+
+
+def _linear_table() -> str:
+    recorded = results.read_all()
+    found = {result.name: result for result in recorded if result.name.startswith("linear-")}
+    gray = [result for result in found.values() if result.color == "gray"]
+    rows = ["| features | gray (%) | colour (%) | seconds (gray) |", "|---|--:|--:|--:|"]
+    for result in sorted(gray, key=lambda result: result.mean):
+        rung = result.name.removeprefix("linear-").removesuffix("-gray")
+        color = found.get(f"linear-{rung}-rgb")
+        accuracies = " | ".join(map(results.told_accuracy, (result, color)))
+        seconds = result.seconds / len(result.values)
+        rows.append(f"| {rung.replace('-', ' ')} | {accuracies} | {seconds:.0f} |")
+    return "\n".join(rows)
+
+
+def _networks_table() -> str:
+    from cifarlib import leaderboard
+
+    return leaderboard.table()
+
+
+_PLACES = {
+    "time": _time_line,
+    "chapters": _chapters_table,
+    "benchmarks": _benchmarks_table,
+    "linear": _linear_table,
+    "networks": _networks_table,
+}
+
+
+def point_to(owner_and_name: str) -> None:
+    """Write a repository into pyproject.toml, README, every badge and every set-up cell.
+
+    Those of assignments as well.
+
+    Args:
+        owner_and_name: as GitHub shows it, such as ``"cifarlib/cifarlib"``.
+
+    Raises:
+        InputError: for anything else.
+    """
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", owner_and_name):
+        advice = "Write it as GitHub shows it."
+        raise InputError("repository", "OWNER/NAME", repr(owner_and_name), advice)
+    project = colab.ROOT / "pyproject.toml"
+    line = f'Repository = "https://github.com/{owner_and_name}"'
+    text = re.sub(r"^Repository = .*$", line, project.read_text(encoding="utf-8"), flags=re.M)
+    files.write_text(project, text)
+    cloned = f"https://github.com/{owner_and_name} "
+    for chapter in (*(known := chapters.find()), *assignments.find()):
+        notebook = nbformat.read(chapter.path, as_version=4)
+        if chapter in known:
+            first = notebook.cells[0]
+            title, _, rest = colab.BADGE.sub("", first.source).partition("\n\n")
+            first.source = f"{title}\n\n{colab.badge(chapter.path.name)}\n\n{rest}"
+        for cell in notebook.cells:
+            if cell.cell_type == "code":
+                cell.source = _CLONED.sub(cloned, cell.source)
+        files.write_text(chapter.path, nbformat.writes(notebook) + "\n")
+    stamp_readme()
+
+
+_CLONED = re.compile(r"https://github\.com/[\w.-]+/[\w.-]+ ")
+
+
+def _main(words: Sequence[str]) -> int:
+    if len(words) > 1:
+        print("usage: python -m cifarlib.pages [OWNER/NAME]", file=sys.stderr)
+        return 2
+    try:
+        point_to(*words) if words else stamp_readme()
+    except CifarlibError as error:
+        print(f"cifarlib.pages: {error}", file=sys.stderr)
+        return error.exit_status
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_main(sys.argv[1:]))
