@@ -69,6 +69,7 @@ class CellError(CifarlibError):
         cells = _code_cells(notebook)
         self.number, self.name, self.message = index + 1, name, message
         lines = without_colors(traceback).splitlines()[-LAST_LINES:]
+        lines = lines or [f"{name}: {message}"]  # where somebody else has shown it
         told = [
             f"code cell {self.number} of {len(cells)}:",
             *(f"    {line}" for line in cells[index].source.splitlines()),

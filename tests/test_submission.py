@@ -172,7 +172,7 @@ def test_an_error_that_a_cell_does_not_show_is_one(write_notebook):
     path = write_notebook("a.ipynb", WHO, unseen, "int('one')", "print('after')")
     made = submission.submit(path, incomplete=True)
     (problem,) = made.problems
-    assert "code cell 3 of 4" in problem
+    assert "code cell 3 of 4" in problem and "ValueError: invalid literal" in problem
     assert manifest(made.path)["notebooks"][0]["status"] == "failed in cell 3: ValueError"
 
 
