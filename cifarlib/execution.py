@@ -83,6 +83,11 @@ def _code_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
+def _may_raise(cell: nbformat.NotebookNode) -> bool:
+    """Tell whether a tag allows errors in a cell; nbclient knows the same one."""
+    return "raises-exception" in cell.metadata.get("tags", ())
+
+
 def _failed(notebook: nbformat.NotebookNode, hidden: list[CellError]) -> list[CellError]:
     """Return the errors that an executed notebook shows, and hides, by cell.
 
@@ -92,7 +97,7 @@ def _failed(notebook: nbformat.NotebookNode, hidden: list[CellError]) -> list[Ce
         CellError(notebook, index, shown.ename, shown.evalue, "\n".join(shown.traceback))
         for index, cell in enumerate(_code_cells(notebook))
         for shown in cell.outputs
-        if shown.output_type == "error" and "raises-exception" not in cell.metadata.get("tags", ())
+        if shown.output_type == "error" and not _may_raise(cell)
     ]
     return sorted([*shown, *hidden], key=lambda error: error.number)
 
@@ -173,7 +178,7 @@ def execute(
 
         def note_error(cell, cell_index, execute_reply) -> None:
             is_shown = any(shown.output_type == "error" for shown in cell.outputs)
-            if not is_shown and "raises-exception" not in cell.metadata.get("tags", ()):
+            if not is_shown and not _may_raise(cell):
                 answer = execute_reply["content"]
                 lines = "\n".join(answer.get("traceback", ()))
                 told = answer.get("ename", "Error"), answer.get("evalue", ""), lines
