@@ -1,9 +1,11 @@
-"""The optimizer of the fast recipes: Muon for convolutions, momentum for everything else.
+"""Muon for convolutions, with momentum or AdamW for everything else.
 
-Keras's own Muon covers matrices only. Not for schedules (`schedules`), nor for the optimizers
-that Keras has.
+The first is that of the fast recipes, for networks made for it; the second takes AdamW's learning
+rate and suits any network. Keras's own Muon covers matrices only. Here is told, too, how each
+optimizer of a recipe is built. Not for schedules (`schedules`).
 """
 
+import inspect
 import math
 
 import keras
@@ -90,6 +92,73 @@ class Muon(keras.optimizers.Optimizer):
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
 
+@keras.saving.register_keras_serializable("cifarlib")
+class MuonAdamW(keras.optimizers.AdamW):
+    """Updates of convolution kernels made orthogonal; AdamW for all other weights.
+
+    Unlike `Muon` it leaves a kernel's norm alone, so that convolutions with biases, or without
+    normalisation behind them, may be trained with it. An orthogonal update of a matrix with m rows
+    and n columns has entries of size 1 / √max(m, n); scaled by 0.2 √max(m, n) they are as large as
+    AdamW's usually are, and one learning rate and one weight decay do for both (Liu et al., "Muon
+    is scalable for LLM training", 2025).
+
+    Args:
+        learning_rate: of all weights, a number or a schedule.
+        weight_decay: of all weights, in units of ``learning_rate``.
+        momentum: of kernels.
+        update_size: root of the mean square of a kernel's update, in units of ``learning_rate``.
+        num_iterations: of the polynomial, for each kernel and step.
+        **options: what Keras's AdamW takes.
+    """
+
+    def __init__(
+        self,
+        learning_rate=3e-3,
+        weight_decay=0.05,
+        momentum=0.95,
+        update_size=0.2,
+        num_iterations=5,
+        name="muon_adamw",
+        **options,
+    ):
+        super().__init__(learning_rate, weight_decay=weight_decay, name=name, **options)
+        self.momentum, self.update_size = momentum, update_size
+        self.num_iterations = num_iterations
+
+    def build(self, variables):
+        """Make a momentum for each kernel, beside AdamW's own, which kernels leave unused."""
+        if self.built:
+            return
+        super().build(variables)
+        self.kernel_momenta = {
+            self._get_variable_index(variable): self.add_variable_from_reference(
+                variable, name="kernel_momentum"
+            )
+            for variable in variables
+            if len(variable.shape) == 4
+        }
+
+    def update_step(self, gradient, variable, learning_rate):
+        """Change a variable and its momentum."""
+        momentum = self.kernel_momenta.get(self._get_variable_index(variable))
+        if momentum is None:
+            super().update_step(gradient, variable, learning_rate)
+            return
+        rate = ops.cast(learning_rate, variable.dtype)
+        gradient = ops.cast(gradient, variable.dtype)
+        moved = ops.convert_to_tensor(momentum) * self.momentum + gradient
+        self.assign(momentum, moved)
+        step = ops.reshape(gradient + moved * self.momentum, (-1, variable.shape[-1]))
+        size = self.update_size * math.sqrt(max(step.shape))
+        step = ops.reshape(orthogonal(step, self.num_iterations), variable.shape)
+        self.assign_sub(variable, step * (rate * size))
+
+    def get_config(self):
+        """Return what makes an equal optimizer."""
+        names = ("momentum", "update_size", "num_iterations")
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+
+
 def orthogonal(matrix, num_iterations: int = 3):
     """Return a matrix with the same singular vectors and all singular values near 1.
 
@@ -108,3 +177,65 @@ def orthogonal(matrix, num_iterations: int = 3):
         factor = _B * square + _C * (square @ square)
         matrix = _A * matrix + (matrix @ factor if is_tall else factor @ matrix)
     return matrix
+
+
+def _adamw(rate, weight_decay, batch_size):
+    return keras.optimizers.AdamW(rate, weight_decay=weight_decay)
+
+
+def _adam(rate, weight_decay, batch_size):
+    return keras.optimizers.Adam(rate, weight_decay=weight_decay or None)
+
+
+def _rmsprop(rate, weight_decay, batch_size):
+    return keras.optimizers.RMSprop(rate, weight_decay=weight_decay or None)
+
+
+def _sgd(rate, weight_decay, batch_size):
+    return keras.optimizers.SGD(
+        rate, momentum=0.9, nesterov=True, weight_decay=weight_decay or None
+    )
+
+
+def _muon(rate, weight_decay, batch_size):
+    # Published for gradients summed over a batch of 2,000; ours are averaged.
+    ratio = batch_size / 0.24
+    return Muon(
+        rate,
+        matrix_ratio=0.0049 * ratio,
+        vector_ratio=0.053 * ratio,
+        weight_decay=weight_decay or None,
+    )
+
+
+def _muon_adamw(rate, weight_decay, batch_size):
+    return MuonAdamW(rate, weight_decay=weight_decay)
+
+
+# What builds each, and what that needs of this module.
+_BUILDERS = {
+    "adamw": (_adamw,),
+    "adam": (_adam,),
+    "rmsprop": (_rmsprop,),
+    "sgd": (_sgd,),
+    "muon": (_muon, Muon, orthogonal),
+    "muon_adamw": (_muon_adamw, MuonAdamW, orthogonal),
+}
+NAMES = tuple(_BUILDERS)
+
+
+def build(name: str, rate, weight_decay: float, batch_size: int) -> keras.optimizers.Optimizer:
+    """Return a new optimizer.
+
+    Args:
+        name: one of ``NAMES``.
+        rate: the learning rate, a number or a schedule.
+        weight_decay: decoupled, in units of the learning rate; 0 for none.
+        batch_size: images a step.
+    """
+    return _BUILDERS[name][0](rate, weight_decay, batch_size)
+
+
+def source(name: str) -> str:
+    """Return the source of an optimizer, for a digest; none of Keras's own."""
+    return "".join([*map(inspect.getsource, _BUILDERS[name]), str((_A, _B, _C))])

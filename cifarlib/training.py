@@ -49,7 +49,6 @@ from cifarlib import (
 from cifarlib.errors import CifarlibError, InputError, nearest
 from cifarlib.splits import CLASS_NAMES, Split, validation_places
 
-OPTIMIZERS = ("adamw", "adam", "rmsprop", "sgd", "muon")
 SCALINGS = ("standardized", "unit")
 CHECK_EVERY = 20  # steps between looks at the loss: each look waits for the device
 
@@ -87,7 +86,7 @@ class Config:
         (32,), "sides of the training images in turn, each for an equal part of the epochs"
     )
     label_smoothing: float = _field(0.1, "share of each label spread over all classes")
-    optimizer: str = _field("adamw", ", ".join(OPTIMIZERS))
+    optimizer: str = _field("adamw", ", ".join(optimizers.NAMES))
     learning_rate: float = _field(3e-3, "the largest one")
     weight_decay: float = _field(0.05, "decoupled; biases and normalisation are left out")
     schedule: str = _field("one_cycle", ", ".join(schedules.NAMES))
@@ -182,7 +181,7 @@ class Config:
 _CHOICES = {
     "color": tuple(models.CHANNELS),
     "scaling": SCALINGS,
-    "optimizer": OPTIMIZERS,
+    "optimizer": optimizers.NAMES,
     "schedule": schedules.NAMES,
     "precision": ("auto", *compute.PRECISIONS),
 }
@@ -285,7 +284,7 @@ def train(
             del asked["model"]  # under whatever name, the design is the same
             name = _digest(
                 json.dumps(asked, sort_keys=True).encode(),
-                _source_of_learning(),
+                _source_of_learning(config.optimizer),
                 compute.source(),
             )
             folder, resume = Path(kept_in) / name, True
@@ -479,7 +478,9 @@ class _Session:
         rate = schedules.build(
             config.schedule, config.learning_rate, self.num_steps * config.epochs, config.warmup
         )
-        self.optimizer = _optimizer(config, rate)
+        self.optimizer = optimizers.build(
+            config.optimizer, rate, config.weight_decay, config.batch_size
+        )
         weights = self.learner.network.trainable_variables
         if config.optimizer != "muon":
             self.optimizer.exclude_from_weight_decay([v for v in weights if len(v.shape) < 2])
@@ -733,14 +734,16 @@ def _places(labels: np.ndarray, config: Config) -> tuple[np.ndarray, np.ndarray]
 def code_digest(config: Config) -> str:
     """Return what tells apart the code that trains a configuration, whatever seed and images.
 
-    Design, configuration and engine decide it; comments and docstrings of the engine do, too.
+    Design, configuration, its optimizer and the engine decide it; comments and docstrings of the
+    engine do, too.
     How it is computed (`compute`) does not: by whatever kernels, the function is the same but
     for rounding, as it is between machines.
     """
     asked = config.as_json()
     del asked["seed"]
     described = _described_design(config.design, config.color)
-    return _digest(json.dumps(asked, sort_keys=True).encode(), described, _source_of_learning())
+    learning = _source_of_learning(config.optimizer)
+    return _digest(json.dumps(asked, sort_keys=True).encode(), described, learning)
 
 
 def kernels_digest() -> str:
@@ -811,11 +814,15 @@ def _without_defaults(config: Any) -> Any:
 
 
 @functools.cache
-def _source_of_learning() -> bytes:
-    """Return the source of what decides what is learned."""
-    parts = (_Learner, _Session, _places, _scaling, _optimizer)
-    parts += (augmentation, optimizers, schedules, whitening)
-    return "".join(map(inspect.getsource, parts)).encode()
+def _source_of_learning(optimizer: str) -> bytes:
+    """Return the source of what decides what is learned with an optimizer.
+
+    Of other optimizers nothing, so that one can be added without making records stale.
+    """
+    parts = (Config.image_size, _Learner, _Session, _places, _scaling)
+    parts += (validation_places, images.channel_statistics, models.PositionEmbedding)
+    parts += (augmentation, schedules, whitening)
+    return "".join([*map(inspect.getsource, parts), optimizers.source(optimizer)]).encode()
 
 
 def _digest(*contents: bytes | np.ndarray) -> str:
@@ -833,24 +840,6 @@ def _scaling(pictures: np.ndarray, kept: np.ndarray, config: Config) -> keras.la
     sd = np.maximum(statistics.std, 1e-3)
     scale, offset = 1 / (255 * sd), -statistics.mean / sd
     return keras.layers.Rescaling(scale.tolist(), offset.tolist())
-
-
-def _optimizer(config: Config, rate) -> keras.optimizers.Optimizer:
-    decay = config.weight_decay if config.weight_decay or config.optimizer == "adamw" else None
-    if config.optimizer == "muon":
-        # Published for gradients summed over a batch of 2,000; ours are averaged.
-        ratio = config.batch_size / 0.24
-        return optimizers.Muon(
-            rate, matrix_ratio=0.0049 * ratio, vector_ratio=0.053 * ratio, weight_decay=decay
-        )
-    if config.optimizer == "sgd":
-        return keras.optimizers.SGD(rate, momentum=0.9, nesterov=True, weight_decay=decay)
-    kinds = {
-        "adamw": keras.optimizers.AdamW,
-        "adam": keras.optimizers.Adam,
-        "rmsprop": keras.optimizers.RMSprop,
-    }
-    return kinds[config.optimizer](rate, weight_decay=decay)
 
 
 def _validation_figures(labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:

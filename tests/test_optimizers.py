@@ -7,7 +7,8 @@ import pytest
 
 keras = pytest.importorskip("keras")
 
-from cifarlib.optimizers import Muon, orthogonal  # noqa: E402
+from cifarlib import optimizers  # noqa: E402
+from cifarlib.optimizers import Muon, MuonAdamW, orthogonal  # noqa: E402
 
 
 def numpy_of(tensor) -> np.ndarray:
@@ -100,9 +101,64 @@ def test_weight_decay_shrinks_matrices_and_leaves_kernels_their_norm():
     np.testing.assert_allclose(np.linalg.norm(ours), math.sqrt(6), rtol=1e-5)
 
 
+@pytest.mark.parametrize("shape", [(3, 3, 4, 6), (1, 1, 16, 4)], ids=["wide", "tall"])
+def test_beside_adamw_kernels_take_orthogonal_steps_of_adamws_size(shape):
+    start = noise(*shape)
+    gradients = [noise(*shape, seed=seed) for seed in (1, 2, 3)]
+    weight, memory = start.reshape(-1, shape[-1]).astype(float), 0.0
+    for gradient in gradients:
+        gradient = gradient.reshape(weight.shape)
+        memory = memory * 0.9 + gradient
+        left, values, right = np.linalg.svd(gradient + 0.9 * memory, full_matrices=False)
+        values = polynomial(values / np.linalg.norm(values), 5)
+        step = 0.2 * math.sqrt(max(weight.shape)) * (left * values @ right)
+        assert 0.1 < np.sqrt(np.mean(step**2)) < 0.3, "as large as AdamW's"
+        weight = weight * (1 - 0.01 * 0.5) - 0.01 * step
+    ours = after_steps(MuonAdamW(0.01, weight_decay=0.5, momentum=0.9), start, gradients)
+    np.testing.assert_allclose(ours, weight.reshape(shape), atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(7, 5), (5,)])
+def test_what_is_no_kernel_moves_by_adamw(shape):
+    start, gradients = noise(*shape), [noise(*shape, seed=seed) for seed in (1, 2, 3)]
+    kinds = MuonAdamW, keras.optimizers.AdamW
+    ours, theirs = (after_steps(kind(0.01, weight_decay=0.5), start, gradients) for kind in kinds)
+    np.testing.assert_array_equal(ours, theirs)
+
+
+def test_its_momenta_are_saved_with_the_weights():
+    """Else a training that goes on after an interruption would end in other bits."""
+    kernel, bias = keras.Variable(noise(3, 3, 4, 6)), keras.Variable(noise(6))
+    optimizer = MuonAdamW(0.01)
+    optimizer.build([kernel, bias])
+    optimizer.apply([keras.ops.ones((3, 3, 4, 6)), keras.ops.ones((6,))])
+    moved = [v for v in optimizer.variables if "kernel_momentum" in v.path]
+    assert len(moved) == 1 and numpy_of(moved[0]).all()
+
+
+@pytest.mark.parametrize("name", optimizers.NAMES)
+def test_each_optimizer_is_built_under_its_name_with_its_rate_and_decay(name):
+    built = optimizers.build(name, 0.01, 0.3, 128)
+    assert type(built).__name__.lower() == name.replace("_", "")
+    assert float(numpy_of(built.learning_rate)) == pytest.approx(0.01)
+    assert built.weight_decay == 0.3
+    assert not optimizers.build(name, 0.01, 0.0, 128).weight_decay
+
+
+def test_of_other_optimizers_none_knows():
+    sources = {name: optimizers.source(name) for name in optimizers.NAMES}
+    assert len(set(sources.values())) == len(sources)
+    assert [name for name in sources if "class Muon(" in sources[name]] == ["muon"]
+    assert [name for name in sources if "class MuonAdamW" in sources[name]] == ["muon_adamw"]
+
+
 def test_it_is_made_again_from_its_configuration():
     optimizer = Muon(0.1, momentum=0.7, matrix_ratio=2.0, vector_ratio=3.0, num_iterations=5)
     again = Muon.from_config(optimizer.get_config())
     assert again.get_config() == optimizer.get_config()
     assert (again.momentum, again.matrix_ratio, again.vector_ratio) == (0.7, 2.0, 3.0)
     assert again.num_iterations == 5
+    other = MuonAdamW(0.1, weight_decay=0.3, momentum=0.7, update_size=0.4, num_iterations=3)
+    again = MuonAdamW.from_config(other.get_config())
+    assert again.get_config() == other.get_config()
+    assert (again.momentum, again.update_size, again.num_iterations) == (0.7, 0.4, 3)

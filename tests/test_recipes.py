@@ -12,6 +12,7 @@ from cifarlib import (  # noqa: E402
     augmentation,
     leaderboard,
     models,
+    optimizers,
     recipes,
     training,
     training_commands,
@@ -99,6 +100,18 @@ def test_the_long_recipe_is_the_modern_one_with_more_epochs_and_augmentation(mod
     assert set(long["augmentation"]) > set(modern["augmentation"])
 
 
+def test_with_muon_resnet18_learns_in_less_arithmetic_than_by_any_other_recipe():
+    names = ("modern", "long", "published", "muon")
+    configs = {
+        name: training.Config("resnet18", **recipes.find(name, "resnet18")) for name in names
+    }
+    assert min(configs, key=lambda name: leaderboard.cost(configs[name])) == "muon"
+    assert configs["muon"].optimizer == "muon_adamw"
+    assert configs["muon"].learning_rate == configs["modern"].learning_rate
+    with pytest.raises(InputError, match=r"resnet18\), found 'custom_cnn'"):
+        recipes.find("muon", "custom_cnn")
+
+
 def test_what_is_done_to_a_found_recipe_stays_there():
     found = recipes.find("published", "baseline")
     expected = dict(found)
@@ -180,7 +193,10 @@ def test_the_fast_recipe_is_what_its_author_published():
     assert (config.batch_size, config.label_smoothing) == (2000, 0.2)
     assert (config.optimizer, config.learning_rate) == ("muon", 0.24)
     assert augmentation.CROP_PADDING * config.augmentation_strength == 2
-    rates = training._optimizer(config, config.learning_rate).get_config()
+    ours = optimizers.build(
+        config.optimizer, config.learning_rate, config.weight_decay, config.batch_size
+    )
+    rates = ours.get_config()
     assert (rates["momentum"], rates["other_momentum"], rates["num_iterations"]) == (0.6, 0.85, 3)
     # Theirs are for the sum over a batch and for scores divided by 256 after normal weights of
     # standard deviation 1; ours for the mean, and for Glorot's weights divided by 22.

@@ -966,7 +966,7 @@ def test_the_digest_of_the_code_forgets_the_seed_and_nothing_else(monkeypatch):
         training.code_digest(dataclasses.replace(asked, **change))
         for change in ({"model": "vgg6"}, {"color": "rgb"}, {"epochs": 31}, {"ema": 0.9})
     ]
-    monkeypatch.setattr(training, "_source_of_learning", lambda: b"other code")
+    monkeypatch.setattr(training, "_source_of_learning", lambda optimizer: b"other code")
     assert len({digest, *others, training.code_digest(asked)}) == 6
 
 
