@@ -4,7 +4,8 @@
 
 C is chosen on held-out training images; each finished model sees the test set once. With
 ``--record`` the accuracies go to ``results/``, seed by seed, beside other seeds of the same images;
-with ``--missing`` only what is not there is measured and recorded: an interrupted run continues.
+with ``--missing`` only what is not there, or was measured by other code: an interrupted run
+continues.
 """
 
 import argparse
@@ -40,7 +41,7 @@ def main() -> None:
     colors = (options.color,) if options.color else ("gray", "rgb")
     try:
         for rung, color in itertools.product(rungs, colors):
-            known = recorded(name_of_record(rung, color)) if options.missing else {}
+            known = recorded(rung, color) if options.missing else {}
             seeds = options.seeds if rung in RANDOM else [0]
             lacking = [seed for seed in seeds if seed not in known]
             if not lacking:
@@ -59,12 +60,14 @@ def name_of_record(rung: str, color: str) -> str:
     return f"linear-{rung.replace(' ', '-')}-{color}"
 
 
-def recorded(name: str) -> dict[int, dict]:
-    """Return what is recorded of each seed of these images, on whatever machine."""
-    found = results.read(name)
+def recorded(rung: str, color: str) -> dict[int, dict]:
+    """Return what today's code made of each seed of these images, on whatever machine."""
+    found = results.read(name_of_record(rung, color))
     if found is None or found.data_fingerprint != data.current().fingerprint:
         return {}
     seeds, details = found.seeds or (0,), found.details
+    if details.get("code") != classical.code_digest(rung):
+        return {}
     columns = {
         "accuracy": found.values,
         **{key: details[key] for key in ("C", "validation_accuracy", "seconds")},
@@ -104,18 +107,17 @@ def measured(rung, color, seeds, train, test) -> Iterator[tuple[int, dict]]:
 
 def record(rung: str, color: str, seed: int, row: dict) -> None:
     """Add a seed to what is recorded of a rung."""
-    name = name_of_record(rung, color)
     with results.alone():  # another process may be adding one
-        write(name, rung, color, {**recorded(name), seed: row})
+        write(rung, color, {**recorded(rung, color), seed: row})
 
 
-def write(name: str, rung: str, color: str, rows: dict[int, dict]) -> None:
+def write(rung: str, color: str, rows: dict[int, dict]) -> None:
     """Write what is known of a rung to results/."""
     seeds = sorted(rows)
     columns = {key: [rows[seed][key] for seed in seeds] for key in rows[seeds[0]]}
     listed = "" if rung not in RANDOM or seeds == SEEDS else f" --seeds {' '.join(map(str, seeds))}"
     results.write(
-        name,
+        name_of_record(rung, color),
         chapter="03",
         metric="test accuracy",
         values=columns.pop("accuracy"),
@@ -127,6 +129,7 @@ def write(name: str, rung: str, color: str, rows: dict[int, dict]) -> None:
         details={
             **columns,
             "converged": all(columns["converged"]),
+            "code": classical.code_digest(rung),
             "num_test_images": data.current().num_test,
             "peak_memory_gib_of_process": round(devices.peak_memory() / 2**30, 2),
         },

@@ -6,6 +6,8 @@ features (`features`), nor for searching over several settings (`search`), nor f
 (`models`, `training`).
 """
 
+import hashlib
+import inspect
 import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -59,6 +61,24 @@ def build(rung: str, *, num_patches: int = 1600, seed: int = 0) -> Pipeline:
     if rung not in steps:
         raise ValueError(f"rung: expected one of {', '.join(RUNGS)}, found {rung!r}")
     return make_pipeline(*steps[rung], LogisticRegression())
+
+
+def code_digest(rung: str) -> str:
+    """Return what tells apart the code that fits a rung, whatever colour, seed and images.
+
+    Comments and docstrings count. The rungs without features of ours do not depend on `features`.
+
+    Args:
+        rung: one of ``RUNGS``.
+
+    Raises:
+        ValueError: if there is no such rung.
+    """
+    parts = [build, fit, _try_strengths, fitting, validation_places]
+    if any(type(step).__module__ == features.__name__ for step in build(rung)[:-1]):
+        parts.append(features)
+    source = "".join([rung, *map(inspect.getsource, parts)])
+    return hashlib.sha256(source.encode()).hexdigest()[:12]
 
 
 class Fit(NamedTuple):

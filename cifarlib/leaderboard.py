@@ -21,6 +21,7 @@ import pandas as pd
 
 from cifarlib import (
     at_once,
+    classical,
     data,
     devices,
     models,
@@ -205,7 +206,7 @@ def overview() -> pd.DataFrame:
         if result := results.read(f"linear-{LINEAR}-{color}"):
             rows[LINEAR.replace("-", " ") + ", linear", color] = {
                 **_row_of(result, LINEAR),
-                "is_stale": False,
+                "is_stale": is_stale(result),
             }
     columns = ["accuracy", "sd", "n", "epochs", "parameters", "multiply_adds", "training"]
     columns += ["minutes", "trained_on", "milliseconds", "images_per_second", "megabytes"]
@@ -478,10 +479,13 @@ def _recorded(entry: Entry) -> dict[int, dict[str, Any]]:
 def is_stale(result: results.Result) -> bool:
     """Tell whether a record is about other code or another configuration than today's.
 
-    That of a network or a race; for a race, how networks are computed counts as well.
+    That of a network, a race or a linear model; for a race, how networks are computed counts as
+    well.
     """
     if result.name.startswith("benchmark-fast"):
         return _is_race_stale(result.details)
+    if result.name.startswith("linear-"):
+        return _is_linear_stale(result)
     entry = entry_of(result)
     try:
         config = entry.config(result.seeds[0])
@@ -491,9 +495,16 @@ def is_stale(result: results.Result) -> bool:
 
 
 def stale(recorded: Iterable[results.Result]) -> set[str]:
-    """Return the names of the results that are stale; only networks' and races' can be."""
-    kept = (result for result in recorded if result.name.startswith(("network-", "benchmark-fast")))
+    """Return the names of the results that are stale; times of chapters and the like cannot be."""
+    kinds = "network-", "benchmark-fast", "linear-"
+    kept = (result for result in recorded if result.name.startswith(kinds))
     return {result.name for result in kept if is_stale(result)}
+
+
+def _is_linear_stale(result: results.Result) -> bool:
+    rung = result.name.removeprefix("linear-").removesuffix(f"-{result.color}").replace("-", " ")
+    is_known = rung in classical.RUNGS
+    return not is_known or result.details.get("code") != classical.code_digest(rung)
 
 
 def _is_race_stale(details: Mapping[str, Any]) -> bool:

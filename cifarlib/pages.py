@@ -59,6 +59,9 @@ def _time_line(number: str) -> str:
     return f"quick profile {quick}, full profile {full}{where}"
 
 
+_STALE = " (stale: of other code)"
+
+
 def _chapters_table() -> str:
     rows = ["| | chapter | you will see | quick | full |", "|---|---|---|--:|--:|"]
     for chapter in chapters.find():
@@ -80,20 +83,26 @@ def _benchmarks_table() -> str:
     for result in found:
         spread = f"{min(result.values):.1f} to {max(result.values):.1f}"
         ratio = f"{statistics.median(result.values):.1f} ({spread})"
-        mark = " (stale: of other code)" if result.name in of_other_code else ""
+        mark = _STALE if result.name in of_other_code else ""
         rows.append(f"| {result.metric}{mark} | {ratio} | {len(result.values)} |")
     return "\n".join(rows)
 
 
 def _linear_table() -> str:
+    from cifarlib import leaderboard
+
     recorded = results.read_all()
     found = {result.name: result for result in recorded if result.name.startswith("linear-")}
     gray = [result for result in found.values() if result.color == "gray"]
+    of_other_code = leaderboard.stale(found.values())
     rows = ["| features | gray (%) | colour (%) | seconds (gray) |", "|---|--:|--:|--:|"]
     for result in sorted(gray, key=lambda result: result.mean):
         rung = result.name.removeprefix("linear-").removesuffix("-gray")
         color = found.get(f"linear-{rung}-rgb")
-        accuracies = " | ".join(map(results.told_accuracy, (result, color)))
+        accuracies = " | ".join(
+            results.told_accuracy(each) + (_STALE if each and each.name in of_other_code else "")
+            for each in (result, color)
+        )
         seconds = result.seconds / len(result.values)
         rows.append(f"| {rung.replace('-', ' ')} | {accuracies} | {seconds:.0f} |")
     return "\n".join(rows)

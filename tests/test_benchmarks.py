@@ -135,6 +135,7 @@ def linear(photographs, monkeypatch):
     fitted = SimpleNamespace(model=right, C=1.0, validation=table)
     fits = []
     monkeypatch.setattr(module.classical, "fit", lambda *args: fits.append(1) or fitted)
+    monkeypatch.setattr(module.classical, "code_digest", lambda rung: f"of today's {rung}")
     module.fits = fits
     return module
 
@@ -185,6 +186,15 @@ def test_linear_models_of_other_images_are_missing_of_these(linear, monkeypatch,
     monkeypatch.setattr(linear.data, "current", lambda: current()._replace(fingerprint="other"))
     linear.main()
     assert len(linear.fits) == 2
+
+
+def test_linear_models_of_other_code_are_missing(linear, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["linear.py", "--rung", "raw", "--color", "gray", "--missing"])
+    linear.main()
+    monkeypatch.setattr(linear.classical, "code_digest", lambda rung: "other")
+    linear.main()
+    assert len(linear.fits) == 2
+    assert linear.results.read("linear-raw-gray").details["code"] == "other"
 
 
 def test_a_seed_of_another_machine_joins_those_that_are_there(linear, monkeypatch, capsys):

@@ -1,5 +1,7 @@
 """The ladder of linear models, and cross-validation that keeps the answers."""
 
+import inspect
+
 import numpy as np
 import pytest
 from linear_problem import NO_WARNINGS
@@ -89,6 +91,23 @@ def test_mirrored_patches_predict_the_same_for_a_mirror_image(pictures):
     model = build_small("mirrored patches").fit(X, y)
     mirrored = X.reshape(-1, 16, 16)[:, :, ::-1].reshape(X.shape)
     np.testing.assert_allclose(model.predict_proba(mirrored), model.predict_proba(X), atol=1e-5)
+
+
+def test_the_digest_of_a_rungs_code_covers_features_where_there_are_any(monkeypatch):
+    def digests():
+        return {rung: classical.code_digest(rung) for rung in classical.RUNGS}
+
+    before = digests()
+    assert len(set(before.values())) == len(before)
+    read = inspect.getsource
+    changed = {"features": ["gradients", "patches", "mirrored patches"], "fitting": [*before]}
+    for module, touched in changed.items():
+        edited = getattr(classical, module)
+        with monkeypatch.context() as patch:
+            patch.setattr(inspect, "getsource", lambda of: read(of) + "#" * (of is edited))  # noqa: B023
+            assert [rung for rung, code in digests().items() if code != before[rung]] == touched
+    with pytest.raises(ValueError, match="rung: expected one of raw, "):
+        classical.code_digest("pixels")
 
 
 def test_an_unknown_rung_is_refused_with_the_names_of_all():

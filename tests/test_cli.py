@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
-from cifarlib import __version__, cli, data, results, settings, training_commands
+from cifarlib import __version__, classical, cli, data, results, settings, training_commands
 from cifarlib.errors import CifarlibError
 
 
@@ -324,7 +324,9 @@ def test_results_are_printed_with_the_command_that_repeats_them_and_stale_ones_m
     pytest.importorskip("keras")
     monkeypatch.setattr(settings, "checkout_folder", lambda: tmp_path)
     told = {"metric": "test accuracy", "command": "make it", "seeds": [0, 1]}
-    results.write("linear-raw-gray", chapter="03", values=[0.3, 0.32], **told)
+    code = {"code": classical.code_digest("raw")}
+    linear = {"chapter": "03", "color": "gray", "details": code, **told}
+    results.write("linear-raw-gray", values=[0.3, 0.32], **linear)
     details = {"config": {"model": "baseline"}, "code": "of old"}
     results.write(
         "network-baseline-gray-modern",

@@ -11,7 +11,7 @@ pytest.importorskip("keras")
 
 import keras
 
-from cifarlib import data, leaderboard, pages, recipes, results, settings, training
+from cifarlib import classical, data, leaderboard, pages, recipes, results, settings, training
 from cifarlib.errors import InputError
 from cifarlib.leaderboard import Entry
 from cifarlib.splits import Split
@@ -146,7 +146,7 @@ def test_a_record_of_other_code_or_recipe_is_stale_and_begun_anew(monkeypatch):
     result = leaderboard.record(SMALL, {3: row()})
     assert not leaderboard.is_stale(result)
     with monkeypatch.context() as patch:
-        patch.setattr(training, "_source_of_learning", lambda: b"other code")
+        patch.setattr(training, "_source_of_learning", lambda optimizer: b"other code")
         assert leaderboard.is_stale(result)
         assert leaderboard.record(SMALL, {5: row()}).seeds == (5,)
     result = leaderboard.record(SMALL, {3: row()})
@@ -327,7 +327,11 @@ def test_the_overview_has_what_each_approach_earns_and_costs():
     record_prediction("baseline", [900.0, 1000.0, 2000.0])
     linear = {"chapter": "03", "metric": "test accuracy", "command": "x"}
     name = f"linear-{leaderboard.LINEAR}-gray"
-    results.write(name, values=[0.72, 0.73], seeds=[0, 1], color="gray", seconds=600, **linear)
+    today = {"details": {"code": classical.code_digest("mirrored patches")}}
+    measured = {"values": [0.72, 0.73], "seeds": [0, 1], "color": "gray", "seconds": 600, **linear}
+    results.write(name, **measured)
+    assert leaderboard.overview().loc[("mirrored patches, linear", "gray"), "is_stale"]
+    results.write(name, **measured, **today)
     table = leaderboard.overview()
     assert list(table.index) == [("mirrored patches, linear", "gray"), ("baseline, modern", "gray")]
     network = table.loc["baseline, modern", "gray"]
@@ -339,7 +343,7 @@ def test_the_overview_has_what_each_approach_earns_and_costs():
     assert network[["trained_on", "data_kind"]].tolist() == ["a processor", "none"]
     linear = table.loc["mirrored patches, linear", "gray"]
     assert linear[["accuracy", "n", "minutes"]].tolist() == [0.725, 2, 5]
-    assert linear[["parameters", "milliseconds"]].isna().all()
+    assert linear[["parameters", "milliseconds"]].isna().all() and not linear["is_stale"]
 
 
 def test_an_overview_of_nothing_is_empty():
@@ -398,7 +402,7 @@ def test_claims_that_nothing_was_measured_for_and_those_about_unknown_layers():
 
 def test_a_stale_record_proves_nothing(monkeypatch):
     leaderboard.record(Entry("dense_net"), {0: measured_as(0.5, validation=0.5)})
-    monkeypatch.setattr(training, "_source_of_learning", lambda: b"other code")
+    monkeypatch.setattr(training, "_source_of_learning", lambda optimizer: b"other code")
     assert leaderboard.verdicts().loc["dense_net", "rgb"]["verdict"] == "not run"
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from cifarlib import chapters, colab, files, pages, results, settings
+from cifarlib import chapters, classical, colab, files, pages, results, settings
 
 ROOT = Path(colab.__file__).parent.parent
 
@@ -44,11 +44,14 @@ def test_benchmarks_are_tabled_with_their_spread(record):
 
 def test_linear_models_are_tabled_from_the_worst_to_the_best_with_their_spread(record):
     seeds = {"values": (0.7, 0.72, 0.74), "seeds": (0, 1, 2)}
-    record("linear-mirrored-patches-gray", **seeds, color="gray", seconds=300.0)
-    record("linear-raw-gray", values=(0.3,), color="gray", seconds=30.0)
+    mirrored, raw = (
+        {"details": {"code": classical.code_digest(rung)}} for rung in ("mirrored patches", "raw")
+    )
+    record("linear-mirrored-patches-gray", **seeds, color="gray", seconds=300.0, **mirrored)
+    record("linear-raw-gray", values=(0.3,), color="gray", seconds=30.0, **raw)
     record("linear-raw-rgb", values=(0.4,), color="rgb", seconds=30.0)
     table = pages.stamp("<!-- results: linear --><!-- end -->").splitlines()
-    assert table[3] == "| raw | 30.0 | 40.0 | 30 |"
+    assert table[3] == "| raw | 30.0 | 40.0 (stale: of other code) | 30 |"
     assert table[4] == "| mirrored patches | 72.0 ± 2.0 (n = 3) | not run | 100 |"
 
 
