@@ -23,7 +23,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_X_y
 
-from cifarlib import devices, features, fitting, progress
+from cifarlib import devices, features, fitting, images, progress
 from cifarlib.splits import validation_places
 
 RUNGS = ("raw", "standardized", "whitened", "gradients", "patches", "mirrored patches")
@@ -61,24 +61,6 @@ def build(rung: str, *, num_patches: int = 1600, seed: int = 0) -> Pipeline:
     if rung not in steps:
         raise ValueError(f"rung: expected one of {', '.join(RUNGS)}, found {rung!r}")
     return make_pipeline(*steps[rung], LogisticRegression())
-
-
-def code_digest(rung: str) -> str:
-    """Return what tells apart the code that fits a rung, whatever colour, seed and images.
-
-    Comments and docstrings count. The rungs without features of ours do not depend on `features`.
-
-    Args:
-        rung: one of ``RUNGS``.
-
-    Raises:
-        ValueError: if there is no such rung.
-    """
-    parts = [build, fit, _try_strengths, fitting, validation_places]
-    if any(type(step).__module__ == features.__name__ for step in build(rung)[:-1]):
-        parts.append(features)
-    source = "".join([rung, *map(inspect.getsource, parts)])
-    return hashlib.sha256(source.encode()).hexdigest()[:12]
 
 
 class Fit(NamedTuple):
@@ -182,6 +164,36 @@ def _try_strengths(
             rows.append(row)
             bar.update()
     return candidates, pd.DataFrame(rows)
+
+
+# Read here, when it is imported: whoever edits a file during a fit does not change what has been
+# said of that.
+_SOURCE_OF_FIT = "".join(
+    map(
+        inspect.getsource,
+        (
+            *(build, fit, _try_strengths, fitting, validation_places),
+            *(images.to_grayscale, images.to_unit_range, images.flatten),
+        ),
+    )
+)
+_SOURCE_OF_FEATURES = inspect.getsource(features)
+
+
+def code_digest(rung: str) -> str:
+    """Return what tells apart the code that fits a rung, whatever colour, seed and images.
+
+    Comments and docstrings count. The rungs without features of ours do not depend on `features`.
+
+    Args:
+        rung: one of ``RUNGS``.
+
+    Raises:
+        ValueError: if there is no such rung.
+    """
+    are_ours = [type(step).__module__ == features.__name__ for step in build(rung)[:-1]]
+    source = rung + _SOURCE_OF_FIT + _SOURCE_OF_FEATURES * any(are_ours)
+    return hashlib.sha256(source.encode()).hexdigest()[:12]
 
 
 class CrossValidation(NamedTuple):

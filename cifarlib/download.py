@@ -55,6 +55,8 @@ class Patience(NamedTuple):
 class UnavailableError(InputError):
     """No mirror delivered the file."""
 
+    exit_status = 1
+
 
 class _MirrorError(Exception):
     """A mirror did not deliver; another attempt may."""

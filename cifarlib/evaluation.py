@@ -52,7 +52,10 @@ def probabilities(model, X: np.ndarray) -> np.ndarray:
         TypeError: if the model is neither.
     """
     if hasattr(model, "predict_proba"):
-        return model.predict_proba(X)
+        told = np.asarray(model.predict_proba(X))
+        every = np.zeros((len(told), len(CLASS_NAMES)), told.dtype)
+        every[:, np.asarray(model.classes_, int)] = told  # not of classes that it never saw
+        return every
     if hasattr(model, "predict") and hasattr(model, "layers"):
         return scipy.special.softmax(np.asarray(model.predict(X, verbose=0), np.float64), axis=1)
     raise TypeError(
@@ -92,7 +95,8 @@ def per_class(labels: np.ndarray, answers: np.ndarray) -> pd.DataFrame:
 
     Returns:
         A row a class and a last row ``"macro"``, in which every class counts the same. A class
-        that was never answered has precision 0.
+        that was never answered has precision 0; one without images has zeros, and is no part of
+        the last row.
     """
     labels, answers = _check(labels, answers)
     columns = precision_recall_fscore_support(
@@ -102,7 +106,7 @@ def per_class(labels: np.ndarray, answers: np.ndarray) -> pd.DataFrame:
         dict(zip(("precision", "recall", "F1", "images"), columns, strict=True)),
         index=pd.Index(CLASS_NAMES, name="class"),
     )
-    table.loc["macro"] = table.mean()
+    table.loc["macro"] = table[table["images"] > 0].mean()
     table.loc["macro", "images"] = len(labels)
     return table.astype({"images": int})
 
@@ -137,7 +141,7 @@ def top_confusions(matrix: pd.DataFrame, count: int = 6) -> pd.Series:
 
     They are computed from the matrix, since the eye prefers what it expects.
     """
-    wrong = matrix.where(~np.eye(len(matrix), dtype=bool)).stack()
+    wrong = matrix.where(~np.eye(len(matrix), dtype=bool)).stack().dropna()
     return wrong.sort_values(ascending=False, kind="stable").head(count)
 
 

@@ -109,7 +109,7 @@ def _find(model: keras.Model, name: str | None) -> keras.layers.Layer:
             advice = "Choose one of these."
             raise InputError("layer", f"one of {', '.join(names)}", repr(name), advice)
         layer = model.get_layer(name)
-        if len(layer.output.shape) < 3:
+        if len(_shape(layer)) < 3:
             advice = "Choose one before the images are flattened or averaged."
             raise InputError("layer", "one with places", repr(name), advice)
         return layer
@@ -117,14 +117,19 @@ def _find(model: keras.Model, name: str | None) -> keras.layers.Layer:
     # What comes just before has no way around it, as residual blocks have.
     found = None
     for layer in model.layers:
-        if len(layer.output.shape) == 2:
+        if len(_shape(layer)) == 2:
             break
         is_map = not isinstance(layer, (keras.layers.InputLayer, keras.layers.Rescaling))
-        if is_map and math.prod(layer.output.shape[1:-1]) > 1:  # pooled to one place says nothing
+        if is_map and math.prod(_shape(layer)[1:-1]) > 1:  # pooled to one place says nothing
             found = layer
     if found is None:
         raise _no_maps(model, "a layer with places")
     return found
+
+
+def _shape(layer: keras.layers.Layer) -> tuple[int | None, ...]:
+    """Return the shape of a layer's output; none of one that has several outputs."""
+    return getattr(layer.output, "shape", ())
 
 
 def _no_maps(model: keras.Model, expected: str) -> InputError:

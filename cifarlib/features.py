@@ -160,6 +160,8 @@ class PatchDictionary(_Features):
         side = self.image_shape_[0]
         if not 1 <= self.patch_size < side:
             raise ValueError(f"patch_size={self.patch_size}: expected 1 to {side - 1}")
+        if self.patch_size**2 * self.image_shape_[2] < 2:
+            raise ValueError(f"patch_size={self.patch_size}: expected 2 or more on gray images")
         random = check_random_state(self.random_state)
         samples = self._normalise(self._sample(X, random))
         self.mean_ = samples.mean(axis=0)

@@ -386,8 +386,8 @@ def measure(entry: Entry, seed: int, deadline: float | None = None) -> dict[str,
         deadline: value of ``time.monotonic`` after which no further epoch is begun.
 
     Returns:
-        The figures, with ``accuracy`` and, a digit an image, ``answers``; and whether an epoch of
-        it ``is_new``, trained in this call.
+        The figures, with ``accuracy`` and, a digit an image, ``answers``; whether an epoch of it
+        ``is_new``, trained in this call; and the digest of the ``code`` that this process runs.
 
     Raises:
         OutOfTimeError: at the deadline; asked again, training goes on from there.
@@ -412,6 +412,7 @@ def measure(entry: Entry, seed: int, deadline: float | None = None) -> dict[str,
         "answers": "".join(map(str, judged.answers)),
         "commit": results.current_commit() if is_new else None,  # a kept run does not tell
         "is_new": is_new,
+        "code": training.code_digest(config),
     }
 
 
@@ -618,7 +619,13 @@ def compute(
         if error is None:
             measured[entry, seed] = row
             say(told(entry, seed, row))
-            if is_recorded:
+            if is_recorded and row["code"] != training.code_digest(entry.config(seed)):
+                # In a process of its own, which imported it later.
+                say(
+                    f"{entry.name}, seed {seed}: not recorded, since code that decides it was "
+                    "edited meanwhile; the same command records it."
+                )
+            elif is_recorded:
                 # At most so many; beside a kept run, nobody has written down how many.
                 count = min(num_jobs, len(calls)) if row["is_new"] else None
                 record(entry, {seed: {**row, "num_at_once": count}})

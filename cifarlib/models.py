@@ -182,7 +182,8 @@ def _multiply_adds(layer: keras.Layer) -> int:
     if isinstance(layer, keras.Model):
         return multiply_adds(layer)
     if isinstance(layer, layers.MultiHeadAttention):
-        places = layer.output.shape[1]
+        output = layer.output  # beside it there may be the scores
+        places = (output[0] if isinstance(output, (tuple, list)) else output).shape[1]
         projections = sum(math.prod(v.shape) for v in layer.weights if v.path.endswith("kernel"))
         # Every place asks every other, and adds up what they answer.
         return projections * places + 2 * places**2 * layer.num_heads * layer.key_dim

@@ -91,20 +91,21 @@ def _benchmarks_table() -> str:
 def _linear_table() -> str:
     from cifarlib import leaderboard
 
-    recorded = results.read_all()
-    found = {result.name: result for result in recorded if result.name.startswith("linear-")}
-    gray = [result for result in found.values() if result.color == "gray"]
-    of_other_code = leaderboard.stale(found.values())
+    found = [result for result in results.read_all() if result.name.startswith("linear-")]
+    of_other_code = leaderboard.stale(found)
+    rungs: dict[str, dict[str, results.Result]] = {}
+    for result in sorted(found, key=lambda result: (result.color != "gray", result.mean)):
+        rung = result.name.removeprefix("linear-").removesuffix(f"-{result.color}")
+        rungs.setdefault(rung, {})[result.color] = result
     rows = ["| features | gray (%) | colour (%) | seconds (gray) |", "|---|--:|--:|--:|"]
-    for result in sorted(gray, key=lambda result: result.mean):
-        rung = result.name.removeprefix("linear-").removesuffix("-gray")
-        color = found.get(f"linear-{rung}-rgb")
+    for rung, of_color in rungs.items():
+        gray, color = of_color.get("gray"), of_color.get("rgb")
         accuracies = " | ".join(
             results.told_accuracy(each) + (_STALE if each and each.name in of_other_code else "")
-            for each in (result, color)
+            for each in (gray, color)
         )
-        seconds = result.seconds / len(result.values)
-        rows.append(f"| {rung.replace('-', ' ')} | {accuracies} | {seconds:.0f} |")
+        seconds = f"{gray.seconds / len(gray.values):.0f}" if gray else ""
+        rows.append(f"| {rung.replace('-', ' ')} | {accuracies} | {seconds} |")
     return "\n".join(rows)
 
 

@@ -4,8 +4,9 @@ A recipe is what `training.Config` should be told besides model, colour and seed
 repeats what a project says it did, apart from its mistakes: here as everywhere, epochs are
 chosen on held-out training images. ``modern`` is what Config does by itself, but for the rate of
 a network that cannot bear it, ``long`` the same for those who have a GPU and want the last points,
-``muon`` the same in fewer epochs by another optimizer, ``tuned`` what a search found together with
-the model, ``fast`` what trains the networks that are made for it in minutes.
+``muon`` learns by another optimizer in fewer epochs, in larger batches, at first on smaller images
+and without averages of weights, ``tuned`` is what a search found together with the model, ``fast``
+what trains the networks that are made for it in minutes.
 """
 
 from typing import Any

@@ -185,6 +185,7 @@ def _record(chapter: Chapter, executed: nbformat.NotebookNode, profile: str, com
         chapter=chapter.number,
         metric="seconds to execute the chapter",
         values=[facts["seconds"]],
+        seconds=facts["seconds"],
         hardware=facts["hardware"],
         commit=commit,
         command=f"cifarlib run {chapter.number} --{profile} --record",

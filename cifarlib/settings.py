@@ -54,12 +54,14 @@ def expand(path: str) -> Path:
 def cache_folder() -> Path:
     """Return the folder for decoded data: ``CIFARLIB_CACHE``, else the checkout's ``data/``.
 
-    Without a checkout it is the user's cache folder (``~/.cache/cifarlib`` on Linux).
+    A relative path is one of the working directory if it is there, else of the root of the
+    checkout, as a relative ``CIFARLIB_SOURCE`` is. Without a checkout, what is not named is the
+    user's cache folder (``~/.cache/cifarlib`` on Linux).
     """
-    value = os.environ.get("CIFARLIB_CACHE", "").strip()
+    value, root = os.environ.get("CIFARLIB_CACHE", "").strip(), checkout_folder()
     if value:
-        return expand(value).resolve()
-    root = checkout_folder()
+        folder = expand(value)
+        return (folder if folder.exists() or not root else root / folder).resolve()
     return root / "data" if root else Path(platformdirs.user_cache_dir("cifarlib"))
 
 

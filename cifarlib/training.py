@@ -285,7 +285,7 @@ def train(
             name = _digest(
                 json.dumps(asked, sort_keys=True).encode(),
                 _source_of_learning(config.optimizer),
-                compute.source(),
+                _SOURCE_OF_KERNELS,
             )
             folder, resume = Path(kept_in) / name, True
             if runs.is_finished(folder):  # several processes may read it
@@ -432,7 +432,7 @@ def _smaller_networks(network: keras.Model, config: Config) -> dict[int, keras.M
     for size in {*config.image_sizes} - {models.IMAGE_SIZE}:
         try:
             smaller[size] = compute.at_size(network, size)
-        except ValueError as error:
+        except (ValueError, RuntimeError) as error:  # as the backend has it
             raise InputError(
                 "image_sizes",
                 f"{models.IMAGE_SIZE} for {config.model_name}, whose layers need it",
@@ -748,7 +748,7 @@ def code_digest(config: Config) -> str:
 
 def kernels_digest() -> str:
     """Return what tells apart how networks are computed: how fast, and how it is rounded."""
-    return _digest(compute.source())
+    return _digest(_SOURCE_OF_KERNELS)
 
 
 def design_digest(network: keras.Model) -> str:
@@ -813,18 +813,6 @@ def _without_defaults(config: Any) -> Any:
     return config
 
 
-@functools.cache
-def _source_of_learning(optimizer: str) -> bytes:
-    """Return the source of what decides what is learned with an optimizer.
-
-    Of other optimizers nothing, so that one can be added without making records stale.
-    """
-    parts = (Config.image_size, _Learner, _Session, _places, _scaling)
-    parts += (validation_places, images.channel_statistics, models.PositionEmbedding)
-    parts += (augmentation, schedules, whitening)
-    return "".join([*map(inspect.getsource, parts), optimizers.source(optimizer)]).encode()
-
-
 def _digest(*contents: bytes | np.ndarray) -> str:
     digest = hashlib.sha256()
     for content in contents:
@@ -846,3 +834,27 @@ def _validation_figures(labels: np.ndarray, logits: np.ndarray) -> dict[str, flo
     loss = evaluation.cross_entropy(labels, logits)
     right = np.mean(logits.argmax(axis=1) == labels)
     return {"validation_loss": loss, "validation_accuracy": float(right)}
+
+
+# What decides, beside design, configuration and optimizer, what is learned. Read here, when it is
+# imported: whoever edits a file while it trains does not change what has been said of that.
+_SOURCE_OF_ENGINE = "".join(
+    map(
+        inspect.getsource,
+        (
+            *(Config.image_size, _Learner, _Session, _places, _scaling, _validation_figures),
+            *(validation_places, images.to_grayscale, images.channel_statistics),
+            *(evaluation.cross_entropy, models.PositionEmbedding),
+            *(augmentation, schedules, whitening),
+        ),
+    )
+)
+_SOURCE_OF_KERNELS = compute.source()
+
+
+def _source_of_learning(optimizer: str) -> bytes:
+    """Return the source of what decides what is learned with an optimizer.
+
+    Of other optimizers nothing, so that one can be added without making records stale.
+    """
+    return (_SOURCE_OF_ENGINE + optimizers.SOURCES[optimizer]).encode()

@@ -71,6 +71,12 @@ def test_a_class_that_is_never_answered_has_precision_zero_and_no_warning():
     assert table.loc["airplane", "recall"] == 1
 
 
+def test_a_class_without_images_is_no_part_of_the_mean():
+    table = evaluation.per_class(np.arange(9), np.arange(9))
+    assert table.loc["truck"].tolist() == [0, 0, 0, 0]
+    assert table.loc["macro"].tolist() == [1, 1, 1, 9]
+
+
 def test_rows_of_the_matrix_are_true_classes_and_columns_answers():
     matrix = evaluation.confusions(np.array([3, 3, 3, 5]), np.array([5, 5, 3, 5]))
     assert matrix.loc["cat", "dog"] == pytest.approx(200 / 3)
@@ -90,6 +96,8 @@ def test_top_confusions_are_the_largest_off_the_diagonal(answered):
     assert found.tolist() == every[:4]
     for (true, answer), share in found.items():
         assert true != answer and matrix.loc[true, answer] == share
+    every_one = evaluation.top_confusions(matrix, count=100)
+    assert len(every_one) == 90 and every_one.tolist() == every
 
 
 def test_reliability_counts_what_falls_into_each_bin(predicted):
@@ -219,6 +227,15 @@ def test_mistakes_come_surest_first_and_are_mistakes(predicted):
     others = np.setdiff1d(np.flatnonzero(rows.argmax(axis=1) != labels), found)
     assert sure[others].max() <= sure[found].min()
     assert len(evaluation.most_confident_mistakes(np.arange(10), np.eye(10))) == 0
+
+
+def test_a_class_that_was_missing_in_training_has_no_probability():
+    rng = np.random.default_rng(0)
+    y = np.delete(np.arange(10), 3)[np.arange(180) % 9]
+    X = np.eye(10)[y] + 0.1 * rng.normal(size=(180, 10))
+    told = evaluation.probabilities(LogisticRegression().fit(X, y), X)
+    assert told.shape == (180, 10) and not told[:, 3].any()
+    np.testing.assert_array_equal(told.argmax(axis=1), y)
 
 
 def test_both_kinds_of_model_are_asked_alike():

@@ -108,6 +108,21 @@ def test_evidence_that_has_a_way_around_the_layer_is_refused(images):
         explain.grad_cam(keras.Model(inputs, logits), images)
 
 
+def test_a_layer_with_several_outputs_is_passed_over(images):
+    inputs = keras.Input((32, 32, 3))
+    maps = keras.layers.Conv2D(2, 4, strides=8, name="maps")(inputs)
+    places = keras.layers.Reshape((-1, 2))(maps)
+    attended, _ = keras.layers.MultiHeadAttention(1, 2, name="attention")(
+        places, places, return_attention_scores=True
+    )
+    logits = keras.layers.Dense(10)(keras.layers.GlobalAveragePooling1D()(attended))
+    network = keras.Model(inputs, logits)
+    assert explain.grad_cam(network, images).shape == images.shape[:3]
+    with pytest.raises(InputError, match="one with places, found 'attention'"):
+        explain.feature_maps(network, images, layer="attention")
+    assert models.multiply_adds(network) > 0
+
+
 def test_an_unknown_layer_is_told_the_others(averaging, images):
     with pytest.raises(InputError, match=r"one of .*maps.*logits"):
         explain.grad_cam(averaging, images, layer="nowhere")

@@ -176,6 +176,8 @@ def test_cells_that_do_not_fit_are_refused(rows, cell_size):
 def test_patches_larger_than_the_image_are_refused(rows):
     with pytest.raises(ValueError, match="patch_size=16"):
         features.PatchDictionary(patch_size=16).fit(rows)
+    with pytest.raises(ValueError, match="patch_size=1: expected 2 or more on gray images"):
+        features.PatchDictionary(patch_size=1).fit(np.zeros((20, 8 * 8), np.float32))
 
 
 def test_more_patches_than_samples_are_refused(rows):

@@ -50,9 +50,11 @@ def test_linear_models_are_tabled_from_the_worst_to_the_best_with_their_spread(r
     record("linear-mirrored-patches-gray", **seeds, color="gray", seconds=300.0, **mirrored)
     record("linear-raw-gray", values=(0.3,), color="gray", seconds=30.0, **raw)
     record("linear-raw-rgb", values=(0.4,), color="rgb", seconds=30.0)
+    record("linear-whitened-rgb", values=(0.4,), color="rgb", seconds=30.0)
     table = pages.stamp("<!-- results: linear --><!-- end -->").splitlines()
     assert table[3] == "| raw | 30.0 | 40.0 (stale: of other code) | 30 |"
     assert table[4] == "| mirrored patches | 72.0 ± 2.0 (n = 3) | not run | 100 |"
+    assert table[5] == "| whitened | not run | 40.0 (stale: of other code) |  |"
 
 
 def test_an_unknown_place_is_an_error():

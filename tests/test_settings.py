@@ -113,6 +113,18 @@ def test_cache_folder_may_be_relative_or_in_the_home_folder(tmp_path, monkeypatc
     assert settings.cache_folder() == tmp_path / "home" / "mine"
 
 
+def test_a_relative_cache_folder_is_the_same_for_a_command_and_a_kernel(monkeypatch, checkout):
+    (checkout / "notebooks").mkdir(exist_ok=True)
+    monkeypatch.setenv("CIFARLIB_CACHE", "mine")
+    for _ in range(2):
+        for folder in (checkout, checkout / "notebooks"):
+            monkeypatch.chdir(folder)
+            assert settings.cache_folder() == (checkout / "mine").resolve()
+        (checkout / "mine").mkdir(exist_ok=True)
+    (checkout / "notebooks" / "mine").mkdir()
+    assert settings.cache_folder() == (checkout / "notebooks" / "mine").resolve()
+
+
 @pytest.mark.parametrize("value", [None, "", " "])
 def test_cache_folder_is_data_of_the_checkout_unless_named(monkeypatch, checkout, value):
     monkeypatch.delenv("CIFARLIB_CACHE")

@@ -404,6 +404,8 @@ def flat(x):
 def test_a_design_that_needs_whole_images_is_refused_before_anything_is_written(split, tmp_path):
     with pytest.raises(InputError, match="32 for flat, whose layers need it, found 16"):
         training.train(config(model=flat, image_sizes=(16, 32)), split, folder=tmp_path / "run")
+    with pytest.raises(InputError, match="32 for vit_tiny, whose layers need it, found 24"):
+        training.train(config(model="vit_tiny", image_sizes=(24, 32)), split)
     assert not (tmp_path / "run").exists()
 
 
