@@ -114,6 +114,7 @@ def _measure(name: str, repeats: int) -> dict:
     predict, save = _prepared(name, many)
     predict_beside, _ = _prepared(BESIDE, many)
     figures = {"milliseconds": [], "images_per_second": [], "beside_images_per_second": []}
+    figures["backend"] = _backend()
     for _ in range(repeats):
         figures["milliseconds"].append(_seconds(predict, many[:1]) * 1e3)
         figures["images_per_second"].append(BATCH / _seconds(predict, many))
@@ -123,6 +124,12 @@ def _measure(name: str, repeats: int) -> dict:
         save(path)
         figures["megabytes"] = path.stat().st_size / 1e6
     return figures
+
+
+def _backend() -> str:
+    import keras
+
+    return keras.backend.backend()
 
 
 def _prepared(name: str, pictures) -> tuple[Callable, Callable]:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -58,7 +59,8 @@ def write_new(path: Path, content: bytes) -> None:
 @contextlib.contextmanager
 def _beside(path: Path, put: Callable[[Path, Path], object]) -> Iterator[BinaryIO]:
     """Open a hidden file beside ``path`` that is put in its place when it is complete."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    # Processes of two containers may have one number.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{secrets.randbelow(10**9):09}")
     try:
         with temporary.open("wb") as file:
             yield file

@@ -123,9 +123,10 @@ def _figures(run: runs.Run, labels, logits, temperature: float) -> dict[str, Any
     plain, scaled = (scipy.special.softmax(logits / t, axis=1) for t in (1, temperature))
     confusions = evaluation.confusions(labels, answers)
     top = evaluation.top_confusions(confusions)
-    kept = ("model", "color", "seed", "data_kind", "data_fingerprint", "hardware", "command")
+    kept = ("model", "color", "seed", "data_kind", "data_fingerprint", "command")
     return {
         **{name: run.metrics[name] for name in kept},
+        "hardware": trained_on(run.metrics),
         "accuracy": float(accuracy.value),
         "interval_95": [float(accuracy.low), float(accuracy.high)],
         "num_test_images": accuracy.n,

@@ -67,14 +67,16 @@ class RunFolder:
     def save_checkpoint(self, arrays: Mapping[str, np.ndarray], history: list[dict]) -> None:
         """Replace the checkpoint, and write the history beside it."""
         about = {"history": history, "arrays": sorted(arrays)}
+        path = self.path / "checkpoint.npz"
         try:
-            with files.replacing(self.path / "checkpoint.npz") as file:
+            with files.replacing(path) as file:
                 np.savez(file, about=np.array(json.dumps(about)), **arrays)
             self._write_history(history)
         except OSError as error:
+            kept = "the last one is whole, and the run can be resumed" * path.exists()
             raise CifarlibError(
                 f"{self.path}: the checkpoint could not be written ({error.strerror}). "
-                "Make room; the last one is whole, and the run can be resumed."
+                f"Make room; {kept or 'there is none yet, and the run begins anew'}."
             ) from error
 
     def load_checkpoint(self) -> tuple[dict[str, np.ndarray], list[dict]] | None:

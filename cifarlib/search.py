@@ -415,7 +415,7 @@ def _describe(value: Any) -> str:
 
 
 def _own_methods(kind: type) -> str:
-    """Return what tells a class of the reader's own after an edit; its name stays the same."""
+    """Return what tells a class of ours or the reader's after an edit; its name stays the same."""
     bases = [base for base in kind.__mro__ if base.__module__.partition(".")[0] not in _LIBRARIES]
     methods = [
         (name, _content(value.__code__))
@@ -427,7 +427,7 @@ def _own_methods(kind: type) -> str:
 
 
 # Whose versions are told otherwise, or which have no methods to edit.
-_LIBRARIES = {"builtins", "cifarlib", "sklearn"}
+_LIBRARIES = {"builtins", "sklearn"}
 
 
 def _content(code: types.CodeType) -> tuple:

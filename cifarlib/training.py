@@ -36,6 +36,7 @@ from cifarlib import (
     data,
     devices,
     evaluation,
+    files,
     images,
     layered,
     models,
@@ -289,7 +290,7 @@ def train(
             )
             folder, resume = Path(kept_in) / name, True
             if runs.is_finished(folder):  # several processes may read it
-                return _read(folder)
+                return _read(folder, config, description)
         claim = runs.claim(Path(folder), asked, resume=resume, wait=kept_in is not None)
     with contextlib.ExitStack() as held:
         with compute.parallel(config.num_devices):
@@ -298,27 +299,37 @@ def train(
             held.callback(compute.free, [session.learner.pictures, session.learner.labels])
             run_folder = held.enter_context(claim)
             if run_folder and runs.is_finished(run_folder.path):
-                return _read(run_folder.path)
+                return _read(run_folder.path, config, description)
             if run_folder and (checkpoint := run_folder.load_checkpoint()):
                 session.restore(*checkpoint)
                 seconds = sum(row["seconds"] for row in session.history)
                 progress.remember(run_folder.path, seconds)
             session.run(run_folder, on_epoch)
         network.set_weights(session.best_weights)
-        metrics = {
-            **session.metrics(network, precision),
-            "data_kind": description.kind if description else "own images",
-            "data_fingerprint": description.fingerprint if description else None,
-        }
+        metrics = {**session.metrics(network, precision), **_about_images(config, description)}
         if run_folder:
             run_folder.finish(network, session.history, metrics)
             progress.remember(run_folder.path, 0)
     return runs.Run(network, pd.DataFrame(session.history), metrics, run_folder and run_folder.path)
 
 
-def _read(folder: Path) -> runs.Run:
+def _about_images(config: Config, description: data.Description | None) -> dict[str, Any]:
+    """Return what a run's figures say of its images, and so of the command that repeats it."""
+    if description is None:
+        told = "cifarlib.training.train in Python, on images of one's own"
+        return {"data_kind": "own images", "data_fingerprint": None, "command": told}
+    kind, fingerprint = description.kind, description.fingerprint
+    return {"data_kind": kind, "data_fingerprint": fingerprint, "command": command(config)}
+
+
+def _read(folder: Path, config: Config, description: data.Description | None) -> runs.Run:
     run = runs.read(folder)
     progress.remember(folder, run.metrics["seconds"])
+    if description and run.metrics["data_fingerprint"] is None:
+        # Somebody gave these very images as their own. Who wants it judged must hear what they are.
+        metrics = {**run.metrics, **_about_images(config, description)}
+        files.write_json(folder / "metrics.json", metrics)
+        return run._replace(metrics=metrics)
     return run
 
 

@@ -81,6 +81,12 @@ def tune(arguments: Sequence[str]) -> None:
         seeds = [(start.seed + 1) % 2**31]
         final = tuning.finals(tuned, count, seeds, also=also, kept_in=kept, **budget)
         print(final.table().round(1).to_string())
+    if settings.asked_profile() == "quick":  # said, since it repeats this in any profile
+        named = {"--epochs": start.epochs, "--final-epochs": final and budget["epochs"]}
+        for option, number in named.items():
+            is_named = any(word.partition("=")[0] == option for word in arguments)
+            if number and not is_named:
+                arguments = [*arguments, option, str(number)]
     command = shlex.join(["cifarlib", "tune", *arguments])
     tuning.write(tuned, output, command, final=final, also=also, epochs=epochs)
     quoted = shlex.quote(output)

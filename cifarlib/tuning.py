@@ -320,11 +320,15 @@ def finals(
         A comparison of ``"default"`` with ``"trial N"``, best trial first, and with the ideas.
 
     Raises:
-        InputError: if a seed is that of the search, or an idea does not fit.
+        InputError: if a seed is that of the search, or an idea does not fit or is called like
+            another finalist.
     """
     if tuning.start.seed in seeds:
         raise InputError("seeds", "others than the search's", str(list(seeds)), "Change them.")
     names = ["default", *(f"trial {number}" for number in _best(tuning, count)), *(also or {})]
+    if len(set(names)) < len(names):
+        advice = "Call the idea otherwise."
+        raise InputError("also", "names that no other finalist has", str(list(also)), advice)
     variants = {
         name: dataclasses.replace(_finalist(tuning, name, also), **budget) for name in names
     }
@@ -374,9 +378,15 @@ def write(
         final: the finals, to write their winner instead of the best trial.
         also: the ideas that `finals` was given.
         epochs: for how long the recipe is to train; None to leave that to `training.Config`.
+
+    Raises:
+        InputError: if the model is a design of one's own, which no file can stand for.
     """
     name = f"trial {tuning.best_trial}" if final is None else winner(final)
     chosen = _finalist(tuning, name, also)
+    if callable(chosen.model) and not _layers(chosen.model):
+        told, advice = "a registered name or a design by numbers", "Keep the function, too."
+        raise InputError("model", told, f"the function {chosen.model_name}", advice)
     budget = ("model", "seed", "color", "epochs", "train_size", "patience", "num_devices")
     recipe = {}
     for field in dataclasses.fields(training.Config):
@@ -548,6 +558,8 @@ def _run(study: optuna.Study, trial: optuna.Trial, start, max_multiply_adds, tra
                 told = f"{cost / 1e6:.0f} million multiply-adds, too many"
                 return end(TrialState.PRUNED, pruned=told)
         run = training.train(config, train_split, on_epoch=on_epoch)
+        # Before anything is cleaned up, which may be interrupted as well.
+        return end(TrialState.COMPLETE, run.metrics["validation_accuracy"])
     except optuna.TrialPruned:
         return end(TrialState.PRUNED, pruned="below the median")
     except (training.DivergedError, MemoryError) as error:
@@ -564,7 +576,6 @@ def _run(study: optuna.Study, trial: optuna.Trial, start, max_multiply_adds, tra
     finally:
         keras.utils.clear_session()
         gc.collect()
-    return end(TrialState.COMPLETE, run.metrics["validation_accuracy"])
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -622,6 +622,20 @@ def test_a_quick_profile_shortens_the_trials_of_a_search(monkeypatch, capsys):
     assert [start.epochs for start in searched] == [3, 5]
     assert capsys.readouterr().err.count("CIFARLIB_PROFILE is quick: 3 epochs") == 1
 
+    commands = []
+    monkeypatch.setattr(tuning, "tune", lambda *_, **__: "found")
+    monkeypatch.setattr(tuning, "finals", lambda *_, **__: SimpleNamespace(table=pd.DataFrame))
+    monkeypatch.setattr(tuning, "write", lambda _, __, command, **___: commands.append(command))
+    two = ["--finalists", "2"]
+    for words in ([], two, [*two, "--epochs=5", "--final-epochs", "9"]):
+        assert cli.main(["tune", "layered_cnn", *words]) == 0
+    found = [shlex.split(command)[3:] for command in commands]
+    assert found == [
+        ["--epochs", "3"],
+        [*two, "--epochs", "3", "--final-epochs", "3"],
+        [*two, "--epochs=5", "--final-epochs", "9"],
+    ]
+
 
 def test_limits_of_a_search_reach_it(monkeypatch):
     from cifarlib import tuning

@@ -286,6 +286,30 @@ def test_the_test_set_stays_closed(tiny, monkeypatch):
     assert splits.uses_of_test_set() == ()
 
 
+@once
+def test_a_kept_run_on_images_of_ones_own_is_one_of_the_data_set_if_they_are_the_same(
+    tiny, tmp_path, monkeypatch
+):
+    """Else whoever wants it judged is told to train it without images of their own, and has."""
+    from cifarlib import data
+
+    train, _ = tiny
+    described = data.Description(*["tiny"] * len(data.Description._fields))
+    monkeypatch.setattr(data, "load_cifar10", lambda: (Split(*train), None))
+    monkeypatch.setattr(data, "current", lambda: described)
+    asked = config(validation_fraction=0.2, epochs=1)
+    own = training.train(asked, Split(*train), kept_in=tmp_path)
+    assert own.metrics["data_kind"] == "own images" and own.metrics["data_fingerprint"] is None
+    assert own.metrics["command"].endswith("in Python, on images of one's own")
+    run = training.train(asked, kept_in=tmp_path)
+    assert run.folder == own.folder
+    assert run.metrics["data_kind"] == run.metrics["data_fingerprint"] == "tiny"
+    assert run.metrics["command"] == training.command(asked)
+    assert runs.read(run.folder).metrics == run.metrics
+    again = training.train(asked, Split(*train), kept_in=tmp_path)
+    assert again.metrics == run.metrics, "by whatever name, they are those of the data set"
+
+
 def test_a_folder_holds_the_run_and_reading_it_gives_the_same(split, base_run, tmp_path):
     run = training.train(config(), split, folder=tmp_path / "run")
     found = runs.read(tmp_path / "run")

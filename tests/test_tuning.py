@@ -857,6 +857,22 @@ def test_ideas_meet_the_finalists_under_their_names(whole, monkeypatch):
     assert (seen["wider"].model.width, seen["wider"].epochs) == (77, 9)
 
 
+def test_an_idea_is_not_called_like_another_finalist(whole):
+    with pytest.raises(InputError, match="names that no other finalist has"):
+        tuning.finals(whole, 0, [4], also={"default": {"width": 77}})
+
+
+def test_a_design_that_no_file_can_stand_for_is_not_written(whole, tmp_path, monkeypatch):
+    def fast(x):
+        return keras.layers.Flatten()(x)
+
+    own = dataclasses.replace(whole.start, model=fast)
+    monkeypatch.setattr(tuning, "_finalist", lambda *_: own)
+    with pytest.raises(InputError, match="a design by numbers, found the function fast"):
+        tuning.write(whole, tmp_path / "found.json", "a command")
+    assert not (tmp_path / "found.json").exists()
+
+
 ALSO = {"wider": {"width": 77}}
 
 
