@@ -4,9 +4,8 @@ A recipe is what `training.Config` should be told besides model, colour and seed
 repeats what a project says it did, apart from its mistakes: here as everywhere, epochs are
 chosen on held-out training images. ``modern`` is what Config does by itself, but for the rate of
 a network that cannot bear it, ``long`` the same for those who have a GPU and want the last points,
-``muon`` learns by another optimizer in fewer epochs, in larger batches, at first on smaller images
-and without averages of weights, ``tuned`` is what a search found together with the model, ``fast``
-what trains the networks that are made for it in minutes.
+``tuned`` what a search found together with the model, ``fast`` what trains the networks that are
+made for it in minutes.
 """
 
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 from cifarlib import layered
 from cifarlib.errors import InputError, nearest
 
-NAMES = ("modern", "long", "muon", "published", "tuned", "fast")
+NAMES = ("modern", "long", "published", "tuned", "fast")
 
 # None of these projects smoothed labels, decayed weights or averaged them.
 _PLAIN = {
@@ -62,17 +61,6 @@ _LONG: dict[str, Any] = {
     "epochs": 100,
     "augmentation": ("flip", "crop", "randaugment", "cutmix"),
 }
-# Kernels are moved by Muon, which on small images reached in four epochs of 20,000 images a loss of
-# 1.03, where gradient descent with momentum was at 1.56. In so few steps averaged weights lag.
-_MUON: dict[str, Any] = {
-    "epochs": 12,
-    "batch_size": 512,
-    "augmentation": ("alternate", "crop"),
-    "image_sizes": (24, 24, 32),
-    "optimizer": "muon_adamw",
-    "ema": 0.0,
-}
-_MUON_BY_MODEL = {"resnet18": _MUON}  # nobody has tried others
 # Of airbench94 (Jordan, 2024); that images grow is ours, and so are two epochs more, which they
 # pay for. Chapter 7 says what each idea is worth.
 FAST: dict[str, Any] = {
@@ -117,7 +105,7 @@ def find(name: str, model: str) -> dict[str, Any]:
 
     Raises:
         InputError: if there is no such recipe, or none for this model: nobody published one, or
-            it is not one of the networks that a recipe was made for.
+            it is not one of the fast networks.
 
     >>> find("published", "dense_net")["epochs"]
     15
@@ -131,7 +119,7 @@ def find(name: str, model: str) -> dict[str, Any]:
         return dict(_MODERN.get(network, {}))
     if name == "long":
         return {**find("modern", network), **_LONG}
-    made_for = {"fast": _FAST_BY_MODEL, "muon": _MUON_BY_MODEL, "published": PUBLISHED}[name]
+    made_for = _FAST_BY_MODEL if name == "fast" else PUBLISHED
     if network not in made_for:
         advice = "Leave --recipe out: modern suits every model."
         told = f"a model with a {name} recipe ({', '.join(made_for)})"

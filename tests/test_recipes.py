@@ -100,18 +100,6 @@ def test_the_long_recipe_is_the_modern_one_with_more_epochs_and_augmentation(mod
     assert set(long["augmentation"]) > set(modern["augmentation"])
 
 
-def test_with_muon_resnet18_learns_in_less_arithmetic_than_by_any_other_recipe():
-    names = ("modern", "long", "published", "muon")
-    configs = {
-        name: training.Config("resnet18", **recipes.find(name, "resnet18")) for name in names
-    }
-    assert min(configs, key=lambda name: leaderboard.cost(configs[name])) == "muon"
-    assert configs["muon"].optimizer == "muon_adamw"
-    assert configs["muon"].learning_rate == configs["modern"].learning_rate
-    with pytest.raises(InputError, match=r"resnet18\), found 'custom_cnn'"):
-        recipes.find("muon", "custom_cnn")
-
-
 def test_what_is_done_to_a_found_recipe_stays_there():
     found = recipes.find("published", "baseline")
     expected = dict(found)
