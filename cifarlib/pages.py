@@ -47,16 +47,23 @@ def stamp_readme() -> None:
             files.write_text(path, stamped)
 
 
+_PROFILES = "quick", "full"
+
+
 def _chapter_seconds(number: str, profile: str) -> str:
     result = results.read(f"chapter-{number}-{profile}")
     return f"{result.mean:.0f} s" if result else "not measured"
 
 
 def _time_line(number: str) -> str:
-    quick, full = (_chapter_seconds(number, profile) for profile in ("quick", "full"))
-    result = results.read(f"chapter-{number}-full")
-    where = f" on {result.hardware} ({result.data_kind} of the data)" if result else ""
-    return f"quick profile {quick}, full profile {full}{where}"
+    parts = [f"{profile} profile {_chapter_seconds(number, profile)}" for profile in _PROFILES]
+    found = [results.read(f"chapter-{number}-{profile}") for profile in _PROFILES]
+    places = [
+        f" on {each.hardware} ({each.data_kind} of the data)" if each else "" for each in found
+    ]
+    if places[0] == places[1]:
+        places[0] = ""
+    return ", ".join(part + place for part, place in zip(parts, places, strict=True))
 
 
 _STALE = " (stale: of other code)"
@@ -68,7 +75,7 @@ def _chapters_table() -> str:
         title, promise = chapters.title_and_promise(chapters.read(chapter.path))
         name = chapter.path.name
         link = f"[{title}](notebooks/{name}) ([Colab]({colab.address(name)}))"
-        times = " | ".join(_chapter_seconds(chapter.number, p) for p in ("quick", "full"))
+        times = " | ".join(_chapter_seconds(chapter.number, p) for p in _PROFILES)
         rows.append(f"| {int(chapter.number)} | {link} | {promise} | {times} |")
     return "\n".join(rows)
 

@@ -31,9 +31,21 @@ def test_a_marked_place_is_filled_and_filled_again(record):
     record("chapter-03-quick", values=(12.3,))
     once = pages.stamp(place)
     assert once.startswith("before <!-- results: time 03 -->")
-    assert "quick profile 12 s, full profile not measured" in once
+    assert "quick profile 12 s on " in once and ", full profile not measured<!-- end -->" in once
     assert once.endswith("<!-- end --> after")
     assert pages.stamp(once) == once
+
+
+def test_where_a_chapter_was_timed_is_told_once_or_of_each_time(record):
+    place = "<!-- results: time 03 --><!-- end -->"
+    record("chapter-03-quick", values=(12.3,), hardware="a machine")
+    record("chapter-03-full", values=(45.6,), hardware="a machine")
+    told = pages.stamp(place)
+    assert told.count(" on a machine (") == 1
+    assert "quick profile 12 s, full profile 46 s on a machine (" in told
+    record("chapter-03-full", values=(45.6,), hardware="another")
+    told = pages.stamp(place)
+    assert "quick profile 12 s on a machine (" in told and "full profile 46 s on another (" in told
 
 
 def test_benchmarks_are_tabled_with_their_spread(record):
