@@ -55,6 +55,10 @@ def few_entries(monkeypatch):
     monkeypatch.setattr(leaderboard, "ENTRIES", (SMALL, SMALL._replace(recipe="published")))
 
 
+def code_of(entry):
+    return training.code_digest(entry.config(entry.seeds[0]))
+
+
 @pytest.fixture
 def measured(monkeypatch, checkout, few_entries):
     """Pretend to measure; return what was asked for."""
@@ -62,7 +66,7 @@ def measured(monkeypatch, checkout, few_entries):
 
     def pretend(entry, seed, deadline=None):
         asked.append((entry.name, seed))
-        return row(accuracy=seed / 10)
+        return {**row(accuracy=seed / 10), "code": code_of(entry)}
 
     monkeypatch.setattr(leaderboard, "measure", pretend)
     monkeypatch.setattr(data, "load_cifar10", lambda: None)
@@ -194,7 +198,7 @@ def test_what_is_missing_is_measured_cheapest_first_and_once(measured, checkout,
     assert results.read(SMALL.name).details["num_at_once"] == [1, 1]
     assert leaderboard.missing(entries) == [], "everything is there"
     assert "| baseline, modern | gray | 40.0 ± 14.1 (n = 2)" in (checkout / "README.md").read_text()
-    kept = {**row(0.5), "is_new": False, "commit": None}
+    kept = {**row(0.5), "is_new": False, "commit": None, "code": code_of(SMALL)}
     monkeypatch.setattr(leaderboard, "measure", lambda *_: kept)
     leaderboard.compute([(SMALL, 5)], say=said.append)
     details = results.read(SMALL.name).details
@@ -203,6 +207,14 @@ def test_what_is_missing_is_measured_cheapest_first_and_once(measured, checkout,
     leaderboard.compute([(SMALL, 5)], say=said.append)
     details = results.read(SMALL.name).details
     assert details["num_at_once"] == [1, None] and details["commit"][1] is None, "nobody knows"
+
+
+def test_what_edited_code_trained_in_a_process_of_its_own_is_not_recorded(measured, monkeypatch):
+    pretend, said = leaderboard.measure, []
+    monkeypatch.setattr(leaderboard, "measure", lambda *asked: {**pretend(*asked), "code": "other"})
+    leaderboard.compute([(SMALL, 3)], say=said.append)
+    assert results.read(SMALL.name) is None
+    assert "not recorded" in said[-1] and "the same command records it" in said[-1]
 
 
 def test_what_is_only_printed_is_not_recorded(measured, checkout):
@@ -274,7 +286,7 @@ def test_a_deadline_ends_training_after_an_epoch_and_the_next_call_goes_on(monke
     assert found["epochs"] == 3 and len(found["answers"]) == 20
     right = [int(digit) for digit in found["answers"]] == test.labels
     assert found["accuracy"] == pytest.approx(right.mean())
-    assert set(found) == {"accuracy", "is_new", *leaderboard.RECORDED}
+    assert set(found) == {"accuracy", "is_new", "code", *leaderboard.RECORDED}
     assert found["is_new"] and found["commit"]
     leaderboard.record(SMALL, {3: found})
     again = leaderboard.measure(SMALL, 3)
@@ -438,7 +450,7 @@ def test_what_the_published_recipe_reached_is_told_of_the_same_images(monkeypatc
 
 @pytest.mark.parametrize(("num_jobs", "expected"), [(4, 2), (2, 2), (1, 1)])
 def test_no_more_trained_at_once_than_there_were(measured, monkeypatch, num_jobs, expected):
-    found = [(place, row(), None) for place in range(2)]
+    found = [(place, {**row(), "code": code_of(SMALL)}, None) for place in range(2)]
     monkeypatch.setattr(leaderboard.at_once, "each", lambda *_: found)
     leaderboard.compute([(SMALL, 3), (SMALL, 5)], num_jobs=num_jobs, say=lambda line: None)
     assert results.read(SMALL.name).details["num_at_once"] == [expected] * 2
