@@ -128,6 +128,13 @@ def test_a_model_that_the_fast_recipe_is_not_made_for_is_told_so(model):
         recipes.find("fast", model)
 
 
+def test_what_the_recipe_of_muon_is_not_made_for_is_told_so():
+    """Attention, for one, diverges at its rate."""
+    assert recipes.find("muon", "custom_cnn")["optimizer"] == "muon_adamw"
+    with pytest.raises(InputError, match=r"custom_cnn\), found 'vit_tiny'.*modern"):
+        recipes.find("muon", "vit_tiny")
+
+
 def test_the_tuned_recipe_is_the_one_in_the_file(tmp_path):
     path = tmp_path / "found.json"
     recipe = {"learning_rate": 0.01, "augmentation": ["flip"]}
