@@ -38,8 +38,10 @@ BATCHES = ("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data
 @pytest.fixture(autouse=True)
 def isolation(tmp_path, monkeypatch, closed_port):
     """Keep every test away from the network, from this checkout and from the user's files."""
-    for name in ("CIFARLIB_SOURCE", "CIFARLIB_PROFILE"):
+    for name in ("CIFARLIB_SOURCE", "CIFARLIB_PROFILE", "CIFARLIB_REPORT"):
         monkeypatch.delenv(name, raising=False)
+    for name in [name for name in os.environ if name.startswith("GIT_")]:
+        monkeypatch.delenv(name)  # of a hook that runs the tests; ours would commit to its checkout
     monkeypatch.setenv("CIFARLIB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("CIFARLIB_UNATTENDED", "1")
     for name in ("HOME", "USERPROFILE"):

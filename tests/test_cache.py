@@ -1,6 +1,7 @@
 """The decoded cache: opened at once, built once, and never served when it is damaged."""
 
 import errno
+import hashlib
 import json
 import mmap
 import os
@@ -118,6 +119,15 @@ def test_nothing_stored_is_nothing_found(folder):
 def test_fingerprint_is_64_hexadecimal_digits(tiny):
     assert len(cache.fingerprint(*tiny)) == 64
     int(cache.fingerprint(*tiny), 16)
+
+
+def test_fingerprint_is_of_types_shapes_and_bytes_in_this_order():
+    """What is recorded names images by it."""
+    train = Split(np.full((1, 32, 32, 3), 7, np.uint8), np.array([2]))
+    test = Split(np.full((2, 32, 32, 3), 9, np.uint8), np.array([1, 0]))
+    content = b"uint8(1, 32, 32, 3)" + b"\x07" * 3072 + b"uint8(1,)" + b"\x02"
+    content += b"uint8(2, 32, 32, 3)" + b"\x09" * 6144 + b"uint8(2,)" + b"\x01\x00"
+    assert cache.fingerprint(train, test) == hashlib.sha256(content).hexdigest()
 
 
 def test_fingerprint_does_not_depend_on_how_the_arrays_lie_in_memory(tiny):

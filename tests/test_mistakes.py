@@ -3,19 +3,16 @@
 import base64
 import io
 import re
-import shutil
 import subprocess
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from cifarlib import mistakes
+from cifarlib import mistakes, report
 from cifarlib.errors import InputError
 
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
+CHROMIUM = report.browser()
 in_a_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 
 LABELS = np.array([3, 3, 3, 5, 0, 1, 2, 4, 6, 7, 8, 9])
