@@ -49,6 +49,7 @@ class Report(NamedTuple):
             f"  {item['true_class']} taken for {item['answer']}: {item['percent']:.1f} %"
             for item in figures["top_confusions"]
         )
+        confusions = confusions or "  none"
         return (
             f"{figures['model']}, {figures['color']}, seed {figures['seed']}: "
             f"{_told_accuracy(figures)} ({figures['data_kind']})\n\n"
@@ -152,6 +153,41 @@ def _told_accuracy(figures: dict[str, Any]) -> str:
     )
 
 
+def _told_learning(config: Mapping[str, Any]) -> str:
+    """Return how the two curves differ, and which epoch was saved."""
+    looks = "changed before each look" if config["augmentation"] else "shown as they are"
+    loss = "counts smoothed labels" if config["label_smoothing"] else "counts the labels themselves"
+    told = f"Training images are {looks}, and their loss {loss}"
+    if not config["validation_fraction"]:
+        return f"{told}. No images were held out: the saved network is that of the last epoch."
+    others = "; validation images are shown as they are" if config["augmentation"] else ""
+    return f"{told}{others}. The saved network is that of the best epoch."
+
+
+def _told_confusions(figures: dict[str, Any]) -> str:
+    if not figures["top_confusions"]:
+        return "No image is taken for another class."
+    worst = figures["top_confusions"][0]
+    return (
+        f"The largest number off the diagonal: {worst['percent']:.1f} % of "
+        f"{worst['true_class']} images are taken for {worst['answer']}."
+    )
+
+
+def _told_confidence(config: Mapping[str, Any], figures: dict[str, Any]) -> str:
+    line = "Above the dotted line it is right more often than it believes."
+    error = figures["calibration_error"]
+    if not config["validation_fraction"]:
+        return (
+            f"{line} The calibration error is {error:.3f}; no images were held out to mend it on."
+        )
+    return (
+        f"{line} Dividing the scores by {figures['temperature']:.2f}, a number fitted on "
+        f"validation images, changes the calibration error from {error:.3f} to "
+        f"{figures['calibration_error_scaled']:.3f} and no answer."
+    )
+
+
 def _page(run: runs.Run, figures, pictures, labels, logits) -> str:
     """Return the report as one HTML file."""
     plotting.use_style()
@@ -160,17 +196,15 @@ def _page(run: runs.Run, figures, pictures, labels, logits) -> str:
     matrix = evaluation.confusions(labels, logits.argmax(axis=1))
     confusion, ax = plotting.subplots(size=(8.5, 6.8), title="Who is taken for whom")
     plotting.plot_matrix(matrix, ax, fmt=".1f", bar_label="share of the true class (%)")
-    reliability = {
-        name: evaluation.reliability(labels, values)
-        for name, values in (("as trained", probabilities), ("temperature-scaled", scaled))
-    }
+    config = run.metrics["config"]
+    reliability = {"as trained": evaluation.reliability(labels, probabilities)}
+    if config["validation_fraction"]:
+        reliability["temperature-scaled"] = evaluation.reliability(labels, scaled)
     classes = pd.DataFrame(figures["per_class"]).T.astype({"images": int})
-    worst = figures["top_confusions"][0]
     parts = [
         (
             "Learning",
-            "Training images are changed before each look, and their loss counts smoothed labels; "
-            "validation images are shown as they are. The saved network is that of the best epoch.",
+            _told_learning(config),
             _picture(plotting.plot_history(run.history)),
         ),
         (
@@ -181,16 +215,12 @@ def _page(run: runs.Run, figures, pictures, labels, logits) -> str:
         ),
         (
             "Confusions",
-            f"The largest number off the diagonal: {worst['percent']:.1f} % of "
-            f"{worst['true_class']} images are taken for {worst['answer']}.",
+            _told_confusions(figures),
             _picture(confusion),
         ),
         (
             "Confidence",
-            f"Above the dotted line it is right more often than it believes. Dividing the scores "
-            f"by {figures['temperature']:.2f}, a number fitted on validation images, changes the "
-            f"calibration error from {figures['calibration_error']:.3f} to "
-            f"{figures['calibration_error_scaled']:.3f} and no answer.",
+            _told_confidence(config, figures),
             _picture(plotting.plot_reliability(reliability)),
         ),
         (

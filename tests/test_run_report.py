@@ -125,3 +125,36 @@ def test_a_run_without_validation_images_keeps_its_temperature(monkeypatch, tmp_
     figures = run_report.evaluate(tmp_path / "run").figures
     assert figures["temperature"] == 1.0
     assert figures["calibration_error_scaled"] == figures["calibration_error"]
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "No images were held out" in page and "last epoch" in page
+    assert "best epoch" not in page and "fitted on validation" not in page
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({}, ("changed before each look", "smoothed labels", "best epoch")),
+        ({"augmentation": []}, ("Training images are shown as they are", "smoothed labels")),
+        ({"label_smoothing": 0.0}, ("changed before each look", "the labels themselves")),
+    ],
+)
+def test_the_page_tells_how_this_run_learned(changes, told, run):
+    path = run.folder / "metrics.json"
+    metrics = json.loads(path.read_text())
+    config = {**metrics["config"], "augmentation": ["flip"], "label_smoothing": 0.1, **changes}
+    path.write_text(json.dumps({**metrics, "config": config}))
+    page = run_report.evaluate(run.folder).page.read_text(encoding="utf-8")
+    learning = page[page.index("<h2>Learning") : page.index("<h2>Classes")]
+    assert all(words in learning for words in told)
+
+
+def test_a_run_without_mistakes_has_nothing_most_often_confused(run, monkeypatch):
+    _, test = data.load_cifar10()
+    monkeypatch.setattr(
+        run_report.compute, "predict", lambda network, pictures: 9.0 * np.eye(10)[test.labels]
+    )
+    monkeypatch.setattr(run_report, "_temperature", lambda *asked: 1.0)
+    report = run_report.evaluate(run.folder)
+    assert report.figures["accuracy"] == 1 and report.figures["top_confusions"] == []
+    assert "Most often confused, of a class:\n  none" in str(report)
+    assert "No image is taken for another class." in report.page.read_text(encoding="utf-8")
