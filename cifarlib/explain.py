@@ -109,7 +109,7 @@ def _find(model: keras.Model, name: str | None) -> keras.layers.Layer:
             advice = "Choose one of these."
             raise InputError("layer", f"one of {', '.join(names)}", repr(name), advice)
         layer = model.get_layer(name)
-        if len(_shape(layer)) < 3:
+        if not _has_places(layer):
             advice = "Choose one before the images are flattened or averaged."
             raise InputError("layer", "one with places", repr(name), advice)
         return layer
@@ -120,7 +120,8 @@ def _find(model: keras.Model, name: str | None) -> keras.layers.Layer:
         if len(_shape(layer)) == 2:
             break
         is_map = not isinstance(layer, (keras.layers.InputLayer, keras.layers.Rescaling))
-        if is_map and math.prod(_shape(layer)[1:-1]) > 1:  # pooled to one place says nothing
+        # Pooled to one place it says nothing.
+        if is_map and _has_places(layer) and math.prod(_shape(layer)[1:-1]) > 1:
             found = layer
     if found is None:
         raise _no_maps(model, "a layer with places")
@@ -130,6 +131,12 @@ def _find(model: keras.Model, name: str | None) -> keras.layers.Layer:
 def _shape(layer: keras.layers.Layer) -> tuple[int | None, ...]:
     """Return the shape of a layer's output; none of one that has several outputs."""
     return getattr(layer.output, "shape", ())
+
+
+def _has_places(layer: keras.layers.Layer) -> bool:
+    """Tell whether a layer's output is a map, or a sequence that was one: as long as a square."""
+    shape = _shape(layer)
+    return len(shape) == 4 or (len(shape) == 3 and math.isqrt(shape[1]) ** 2 == shape[1])
 
 
 def _no_maps(model: keras.Model, expected: str) -> InputError:

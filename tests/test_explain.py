@@ -60,6 +60,23 @@ def test_every_network_with_places_can_be_asked(name, images):
     assert maps.ndim == 4 and maps.shape[0] == 3 and maps.shape[1] == maps.shape[2] > 1
 
 
+@pytest.mark.parametrize(("num_places", "has_places"), [(64, True), (32, False)])
+def test_a_sequence_has_places_if_it_was_a_square(num_places, has_places, images):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((32, 32, 3))
+    rows = keras.layers.Reshape((num_places, 32 * 32 * 3 // num_places), name="rows")(inputs)
+    learned = keras.layers.Dense(4, name="learned")(rows)
+    average = keras.layers.GlobalAveragePooling1D()(learned)
+    model = keras.Model(inputs, keras.layers.Dense(10)(average))
+    if has_places:
+        assert explain.grad_cam(model, images).shape == (3, 32, 32)
+        return
+    with pytest.raises(InputError, match="a layer with places"):
+        explain.grad_cam(model, images)
+    with pytest.raises(InputError, match="one with places, found 'learned'"):
+        explain.feature_maps(model, images, layer="learned")
+
+
 def test_evidence_lies_where_the_object_is():
     """A network that counts bright pixels finds the bright square."""
     inputs = keras.Input((32, 32, 1))
