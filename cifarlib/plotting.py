@@ -115,10 +115,17 @@ def show_images(
         title: title of the figure.
 
     Returns:
-        The figure.
+        The figure; of no images, one that says so.
+
+    Raises:
+        ValueError: if there are captions, but not one for each image.
     """
     captions, row_names = list(captions), list(row_names)
-    num_rows = -(-len(pictures) // num_columns)
+    if captions and len(captions) != len(pictures):
+        raise ValueError(
+            f"expected {len(pictures)} captions, one for each image, or none; found {len(captions)}"
+        )
+    num_rows = max(1, -(-len(pictures) // num_columns))
     num_lines = max((caption.count("\n") + 1 for caption in captions), default=0)
     size = (
         num_columns * inches + (1.1 if row_names else 0.2),
@@ -134,6 +141,8 @@ def show_images(
         ax.imshow(shown, cmap="gray", vmin=0, vmax=top, interpolation="nearest")
         if captions:
             ax.set_title(captions[index], fontsize=9, weight="normal", pad=2)
+    if not len(pictures):
+        axes[0, 0].text(0, 0.5, "no images", va="center", fontsize=11)
     for row, name in enumerate(row_names):
         axes[row, 0].text(
             -0.15, 0.5, name, transform=axes[row, 0].transAxes, ha="right", va="center", fontsize=11
@@ -148,7 +157,7 @@ def plot_class_counts(counts: pd.DataFrame) -> Figure:
         counts: a row a class, a column a split.
     """
     figure, ax = subplots(size=(9, 3.4), title="Images in each class")
-    counts.plot.bar(ax=ax, width=0.8, color=[PALETTE[0], PALETTE[1]], rot=30)
+    counts.plot.bar(ax=ax, width=0.8, color=PALETTE[: counts.shape[1]], rot=30)
     ax.set(xlabel="class", ylabel="images")
     ax.legend(title="split", bbox_to_anchor=(1, 1), loc="upper left")
     return figure
@@ -239,6 +248,7 @@ def plot_image_map(
         for label, (marker, color) in enumerate(zip(_MARKERS, PALETTE, strict=True))
     ]
     extent = np.ptp(positions, axis=0)
+    extent[extent == 0] = 1  # all in one line
     shown = np.empty((0, 2))
     for index in range(len(positions)):
         place = positions[index] / extent
@@ -289,7 +299,7 @@ def plot_history(history: pd.DataFrame, title: str = "") -> Figure:
         ax.set(xlabel="epoch", ylabel=f"{name} (%)" if factor == 100 else name)
         ax.xaxis.get_major_locator().set_params(integer=True)
     axes[0].legend(title="images")
-    if "validation_accuracy" in history:
+    if history.get("validation_accuracy", pd.Series(dtype=float)).notna().any():
         best = history.loc[history["validation_accuracy"].idxmax()]
         told = f"best: epoch {best['epoch']:.0f}, {best['validation_accuracy']:.1%}"
         axes[1].axvline(best["epoch"], color="gray", linewidth=1, linestyle=":", label=told)
@@ -627,7 +637,7 @@ def _draw_axis(ax: Axes, column: int, values: pd.Series) -> np.ndarray:
         numbers = values.astype(float).to_numpy()
         numbers = np.log(numbers) if numbers.min() > 0 else numbers
         places = (numbers - numbers.min()) / np.ptp(numbers)
-        ticks = {f"{choices[0]:.2g}": 0.0, f"{choices[-1]:.2g}": 1.0}
+        ticks = {_short(choices[0], 2): 0.0, _short(choices[-1], 2): 1.0}
     else:
         spread = max(1, len(choices) - 1)
         ticks = {_short(choice): index / spread for index, choice in enumerate(choices)}
@@ -639,5 +649,5 @@ def _draw_axis(ax: Axes, column: int, values: pd.Series) -> np.ndarray:
     return places
 
 
-def _short(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+def _short(value: object, num_digits: int = 3) -> str:
+    return f"{value:.{num_digits}g}" if isinstance(value, float) else str(value)

@@ -44,6 +44,17 @@ def test_images_are_shown_as_they_are(tiny):
     assert {"a", "b", "c", "row"} <= set(texts(figure).split())
 
 
+def test_no_images_are_a_figure_that_says_so(tiny):
+    figure = plotting.show_images(tiny[0].images[:0], [], title="suspicious")
+    assert "no images" in texts(figure) and "suspicious" in texts(figure)
+
+
+@pytest.mark.parametrize("captions", [["a"], ["a", "b", "c"]])
+def test_each_image_has_a_caption_or_none_has(captions, tiny):
+    with pytest.raises(ValueError, match=f"expected 2 captions.*found {len(captions)}"):
+        plotting.show_images(tiny[0].images[:2], captions)
+
+
 def test_gray_images_are_not_stretched_to_their_own_range():
     figure = plotting.show_images(np.full((1, 4, 4, 1), 100, np.uint8))
     assert figure.axes[0].images[0].get_clim() == (0, 255)
@@ -75,6 +86,12 @@ def test_bars_have_the_height_of_the_counts():
     assert {"cat", "dog", "train", "test"} <= set(texts(figure).split())
 
 
+def test_each_split_has_a_colour_of_its_own():
+    counts = pd.DataFrame({"train": [3], "validation": [2], "test": [1]}, index=["cat"])
+    figure = plotting.plot_class_counts(counts)
+    assert len({bar.get_facecolor() for bar in figure.axes[0].patches}) == 3
+
+
 def test_a_matrix_is_named_and_numbered():
     matrix = pd.DataFrame([[0.25, 0.75], [1, 0]], index=["cat", "dog"], columns=["cat", "dog"])
     figure, ax = plotting.subplots()
@@ -98,6 +115,14 @@ def test_the_diagonal_of_differences_does_not_pale_what_is_beside_it():
     _, ax = plotting.subplots()
     plotting.plot_matrix(matrix, ax)
     assert ax.collections[0].get_clim() == (-16, 2)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_map_of_images_in_one_line_shows_thumbnails_too(tiny):
+    positions = np.stack([np.arange(10.0), np.full(10, 3.0)], axis=1)
+    _, ax = plotting.subplots(size=(8, 8))
+    plotting.plot_image_map(positions, tiny[0].images[:10], tiny[0].labels[:10], ax)
+    assert [a for a in ax.artists if isinstance(a, matplotlib.offsetbox.AnnotationBbox)]
 
 
 def test_a_map_shows_thumbnails_that_do_not_cover_each_other(tiny):
@@ -420,6 +445,13 @@ def test_finished_trials_are_lines_through_their_values_the_best_one_thick():
     np.testing.assert_allclose(best.get_ydata(), [1, 0.5, 0, 1])
     np.testing.assert_allclose(lines[0].get_ydata(), [0.5, 0, 1, 0])
     assert {"16", "48", "max", "average", "True", "False"} <= set(texts(figure).split())
+
+
+def test_the_ends_of_a_range_of_whole_numbers_are_whole_numbers():
+    trials = pd.concat([make_trials().iloc[[0]]] * 9, ignore_index=True)
+    trials["width"] = [16, 32, 48, 64, 128, 192, 256, 384, 512]
+    told = texts(plotting.plot_parallel(trials, ["width", "learning_rate"])).split()
+    assert {"16", "512"} <= set(told) and "5.1e+02" not in told
 
 
 @pytest.mark.parametrize("num_trials", [1, 2])
