@@ -345,6 +345,10 @@ def _named_source(named: str) -> _Source:
         return _synthetic_source()
     if _is_address(named):
         return _address_source(named)
+    if re.match(r"file://", named, re.IGNORECASE):  # as browsers write it
+        from urllib.request import url2pathname
+
+        named = url2pathname(urllib.parse.urlparse(named).path)
     return _file_source(settings.expand(named))
 
 
@@ -400,9 +404,12 @@ def _address_source(address: str) -> _Source:
     url, _, fragment = address.partition("#")
     url = urllib.parse.quote(url, safe="%/:?&=+,;@!$'()*~[]")
     try:
-        name = Path(urllib.parse.urlparse(url).path).name or "archive"
+        parsed = urllib.parse.urlparse(url)
+        if not parsed.hostname or parsed.port == 0:  # asking for the port checks it, too
+            raise ValueError("one without a host, or with port 0")
     except ValueError as error:
         raise InputError(address, "an http address", str(error), "Correct it.") from error
+    name = Path(parsed.path).name or "archive"
     sha256 = fragment.removeprefix("sha256=").lower() or archives.OFFICIAL_SHA256.get(name)
     if sha256 and not re.fullmatch(r"[0-9a-f]{64}", sha256):
         advice = "Correct the address."

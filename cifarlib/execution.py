@@ -321,6 +321,11 @@ def without_paths(text: str) -> str:
         tempfile.gettempdir(): "<temporary>",
         str(settings.expand("~")): "~",
     }
+    folders = {  # on Windows also with slashes, and with its own as repr doubles them
+        spelt: name
+        for folder, name in folders.items()
+        for spelt in (folder, folder.replace("\\", "/"), folder.replace("\\", r"\\"))
+    }
     known = "|".join(re.escape(folder) for folder in folders if len(folder) > 1)
     # Not in the middle of another path; but after a colour, or a line's end as repr writes it.
     before, after = r"^|[^\w.~-]|\\[nrt]|\x1b\[[\d;]*m", r"[/\\\s\"'.,;:)\x1b]|$"

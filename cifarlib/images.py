@@ -130,6 +130,7 @@ def to_ycbcr(images: np.ndarray) -> np.ndarray:
         uint8 array of the same shape: Y, Cb and Cr; gray is where the last two are 128.
 
     Raises:
+        TypeError: if the images are no array.
         ValueError: if the images are not such an array.
 
     Example:
@@ -150,6 +151,7 @@ def from_ycbcr(images: np.ndarray) -> np.ndarray:
         uint8 array of the same shape, red, green, blue.
 
     Raises:
+        TypeError: if the images are no array.
         ValueError: if the images are not such an array.
     """
     return _converted(images, "YCbCr", "RGB")

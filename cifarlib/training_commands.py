@@ -35,7 +35,7 @@ def train(arguments: Sequence[str]) -> None:
             f"Best epoch {figures['best_epoch']}: {figures['validation_accuracy']:.2%} of "
             f"{figures['num_validation_images']:,} validation images"
         )
-    print(f"Everything in {folder}; next: cifarlib evaluate {shlex.quote(str(folder))}")
+    print(f"Everything in {folder}; next: cifarlib evaluate {_quoted(folder)}")
 
 
 def tune(arguments: Sequence[str]) -> None:
@@ -89,8 +89,13 @@ def tune(arguments: Sequence[str]) -> None:
                 arguments = [*arguments, option, str(number)]
     command = shlex.join(["cifarlib", "tune", *arguments])
     tuning.write(tuned, output, command, final=final, also=also, epochs=epochs)
-    quoted = shlex.quote(output)
+    quoted = _quoted(output)
     print(f"{output} has it; next: cifarlib train {quoted} --recipe tuned --color {start.color}")
+
+
+def _quoted(path: str | Path) -> str:
+    """Return how a shell takes a path: with slashes, since Windows passes on quotes, too."""
+    return shlex.quote(Path(path).as_posix())
 
 
 def _within_profile(asked: dict[str, Any]) -> dict[str, Any]:

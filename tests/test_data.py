@@ -789,6 +789,16 @@ def test_file_of_another_hash_than_the_address_tells_is_refused(server, archive)
         load_strictly(f"{url}#sha256={'0' * 64}")
 
 
+@pytest.mark.parametrize("address", ["http://", "http://host:abc/a.tar.gz", "http://host:0/a.tar"])
+def test_address_that_leads_nowhere_is_refused_before_it_is_tried(address):
+    with pytest.raises(InputError, match="expected an http address"):
+        data.load_cifar10(address)
+
+
+def test_archive_may_be_named_as_browsers_do(archive, tiny, assert_same_split):
+    assert_same_split(load_strictly(archive.as_uri())[0], tiny[0])
+
+
 @pytest.mark.parametrize("fragment", ["sha256=123", "md5=" + "0" * 32, "sha256=" + "x" * 64])
 def test_hash_that_is_none_is_refused(server, fragment):
     url = server.offer("b.tar.gz", b"")

@@ -1,6 +1,6 @@
 """What is handed in or recorded names no folder of this machine; executing is in test_running."""
 
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import pytest
 
@@ -33,6 +33,21 @@ def folders(monkeypatch):
     ],
 )
 def test_folders_of_this_machine_are_told_by_what_they_are(text, expected):
+    assert execution.without_paths(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (r"C:\Users\ada\lib\x.py", r"<checkout>\x.py"),
+        (repr(r"C:\Users\ada\lib\x.py"), r"'<checkout>\\x.py'"),
+        ("WindowsPath('C:/Users/ada/lib/x.py')", "WindowsPath('<checkout>/x.py')"),
+        ("file:///C:/Users/ada/lib/x.html", "file:///<checkout>/x.html"),
+    ],
+)
+def test_folders_of_windows_are_found_as_people_and_as_repr_write_them(text, expected, monkeypatch):
+    folder = PureWindowsPath(r"C:\Users\ada\lib")
+    monkeypatch.setattr(settings, "checkout_folder", lambda: folder)
     assert execution.without_paths(text) == expected
 
 
