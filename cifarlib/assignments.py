@@ -5,8 +5,8 @@ nbgrader's own steps do the work here, without its database; with the database, 
 reads the same sources. Not for collecting submissions.
 """
 
+import contextlib
 import copy
-import logging
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import nbformat
+import psutil
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
 from cifarlib import (
@@ -24,6 +25,7 @@ from cifarlib import (
     files,
     progress,
     settings,
+    submission,
     submission_checks,
 )
 from cifarlib.chapters import Chapter
@@ -42,12 +44,9 @@ GRADING = {
 }
 CELL_SECONDS = 120
 TOTAL_SECONDS = 600
+MEMORY_BYTES = 6 * 2**30  # on Linux; what asks for more gets a MemoryError
 MAX_SHOWN = 2**24  # characters of output, figures among them
 MAX_LINE = 160  # characters of a reason
-# What goes wrong in a submission is told with its points, and nowhere else.
-_QUIET = logging.getLogger("cifarlib.assignments")
-_QUIET.propagate = False
-_QUIET.addHandler(logging.NullHandler())
 
 
 class Mark(NamedTuple):
@@ -74,12 +73,16 @@ class Graded(NamedTuple):
         assignment: the assignment it answers, None if that cannot be told.
         marks: one for each task, in the order of the source; none if it could not be read.
         problem: what kept it from being read or executed to its end, in a line.
+        student: the name that it gives, if it gives one.
+        student_id: the number, likewise.
     """
 
     submission: str
     assignment: str | None
     marks: tuple[Mark, ...]
     problem: str
+    student: str = ""
+    student_id: str = ""
 
     @property
     def points(self) -> float:
@@ -178,8 +181,9 @@ def grade(
     """Grade submitted notebooks, one after the other.
 
     Cells with tests come from the source, whatever the submission has made of them, and what
-    was not executed earns nothing. The code of a submission runs with your rights: use an
-    account or a container of its own for code you do not trust.
+    was not executed earns nothing. A notebook in a zip has the small files beside it, as
+    `submission` packs them, and a zip may hold the zips of a class. The code of a submission runs
+    with your rights: use an account or a container of its own for code you do not trust.
 
     Args:
         paths: notebooks, zip files, or folders with such.
@@ -200,13 +204,11 @@ def grade(
     data.describe()  # decoded once, and not in the time of the first submission
     with progress.bar(len(submitted), "grading", "file") as bar:
         for name, file in submitted:
-            try:
-                contents = list(_contents(file))
-            except (InputError, OSError) as error:
-                contents = []
-                yield Graded(_line(name), None, (), _in_short(error))
-            for member, content in contents:
-                yield _grade(_line(name + member), content, keys, cell_seconds, total_seconds)
+            for found in _contents(name, file):
+                if isinstance(found, _Found):
+                    yield _grade(found, keys, cell_seconds, total_seconds)
+                else:
+                    yield found
             bar.update()
 
 
@@ -220,10 +222,12 @@ def table(graded: Sequence[Graded]) -> str:
             lines.append(f"{number:>4}  {mark.task} ({mark.possible:g})")
         width = max(len(row.submission) for row in rows)
         heads = "".join(f"{number:>5}" for number in range(1, len(rows[0].marks) + 1))
-        lines += ["", f"{'':<{width}}{heads}   total  by hand"]
+        lines += ["", f"{'':<{width}}{heads}   total  by hand  student"]
         for row in rows:
             given = "".join(f"{'·' if m.points is None else f'{m.points:g}':>5}" for m in row.marks)
-            lines.append(f"{row.submission:<{width}}{given}{row.points:>8g}{row.by_hand:>9g}")
+            sums = f"{row.points:>8g}{row.by_hand:>9g}"
+            who = ", ".join(filter(None, (row.student, row.student_id)))
+            lines.append(f"{row.submission:<{width}}{given}{sums}  {who}".rstrip())
         parts.append("\n".join(lines))
     reasons = []
     for row in graded:
@@ -288,12 +292,21 @@ def _id(cell: nbformat.NotebookNode) -> str | None:
     return grade_id if isinstance(grade_id, str) else None
 
 
+class _Found(NamedTuple):
+    """A submitted notebook: how it is called, what it holds, and the small files beside it."""
+
+    name: str
+    content: bytes
+    helpers: dict[str, bytes]
+
+
 def _grade(
-    name: str, content: bytes, keys: Sequence[_Key], cell_seconds: float, total_seconds: float
+    found: _Found, keys: Sequence[_Key], cell_seconds: float, total_seconds: float
 ) -> Graded:
     """Grade one notebook."""
+    name = found.name
     try:
-        submitted = _read(content)
+        submitted = _read(found.content)
     except Exception as error:  # whatever nbformat stumbles over in a file that is no notebook
         return Graded(name, None, (), _line(f"no notebook ({type(error).__name__}: {error})"))
     answered = {_id(cell) for cell in submitted} - {"set_up"}  # which all assignments have
@@ -301,16 +314,37 @@ def _grade(
     if not answered.intersection(key.ids):
         return Graded(name, None, (), f"answers none of {', '.join(key.name for key in keys)}")
     notebook = key.complete(submitted)
-    problem = _execute(notebook, cell_seconds, total_seconds)
-    cells = {_id(cell): cell for cell in notebook.cells}
-    marks = [
-        _mark(cells[grade_id]) for grade_id in key.ids if cells[grade_id].metadata.nbgrader.grade
-    ]
-    return Graded(name, key.name, tuple(marks), problem)
+    problem = _execute(notebook, found.helpers, cell_seconds, total_seconds)
+    marks, begin = {}, 0
+    for place, cell in enumerate(notebook.cells):
+        if _id(cell) and cell.metadata.nbgrader.grade:
+            following = notebook.cells[place + 1 :]
+            marks[_id(cell)] = _mark(cell, notebook.cells[begin:place], following)
+            begin = place + 1
+    given = {"name": None, "id": None}
+    student, _ = submission_checks.student({name: nbformat.v4.new_notebook(cells=submitted)}, given)
+    return Graded(
+        name,
+        key.name,
+        tuple(marks[grade_id] for grade_id in key.ids if grade_id in marks),
+        problem,
+        _line(student["name"]),
+        _line(student["id"]),
+    )
 
 
-def _mark(cell: nbformat.NotebookNode) -> Mark:
-    """Return what an executed cell has earned, as nbgrader would have it."""
+def _mark(
+    cell: nbformat.NotebookNode,
+    before: Sequence[nbformat.NotebookNode],
+    following: Sequence[nbformat.NotebookNode],
+) -> Mark:
+    """Return what an executed cell has earned, as nbgrader would have it but for what is shown.
+
+    Args:
+        cell: one with tests, or an answer.
+        before: the cells from the last such cell to this one.
+        following: the cells after it.
+    """
     from nbgrader.utils import determine_grade
 
     told = cell.metadata.nbgrader
@@ -318,22 +352,39 @@ def _mark(cell: nbformat.NotebookNode) -> Mark:
     if cell.cell_type == "code":
         if not cell.execution_count:
             return Mark(task, 0.0, possible, "was not executed")
-        # nbgrader would take a result for a part of the points. Our tests have none, so it is
-        # the submission that shows one.
-        cell.outputs = [shown for shown in cell.outputs if shown.output_type != "execute_result"]
+        # nbgrader would take a result for a part of the points, and a warning or the bar of a
+        # loop for a failure. Our tests show neither, so it is the submission that does.
+        cell.outputs = [shown for shown in cell.outputs if shown.output_type == "error"]
     points, _ = determine_grade(cell)
-    reason = ""
-    if points == 0:
-        reason = "no answer"
-        for shown in cell.get("outputs", ()):
-            if shown.output_type == "error":
-                reason = f"{shown.ename}: {shown.evalue}".removesuffix(": ")
-            elif shown.get("name") == "stderr":
-                reason = f"written to standard error: {shown.text}"
-    return Mark(task, points, possible, _line(reason))
+    if points != 0:
+        return Mark(task, points, possible, "")
+    if cell.cell_type == "markdown":
+        below = next(iter(following), None)
+        if below and below.cell_type == "markdown" and not _id(below) and below.source.strip():
+            return Mark(task, None, possible, "left blank; the cell below may be the answer")
+        return Mark(task, points, possible, "no answer")
+    reasons = [_error(shown) for shown in cell.outputs]
+    causes = [
+        _error(shown)
+        for earlier in before
+        for shown in earlier.get("outputs", ())
+        if shown.output_type == "error"
+    ]
+    reasons += [f"(before it, {cause})" for cause in causes[:1]]
+    return Mark(task, points, possible, _line(" ".join(reasons)))
 
 
-def _execute(notebook: nbformat.NotebookNode, cell_seconds: float, total_seconds: float) -> str:
+def _error(shown: nbformat.NotebookNode) -> str:
+    """Return what failed, and how."""
+    return f"{shown.ename}: {shown.evalue}".removesuffix(": ")
+
+
+def _execute(
+    notebook: nbformat.NotebookNode,
+    helpers: dict[str, bytes],
+    cell_seconds: float,
+    total_seconds: float,
+) -> str:
     """Execute what can be executed, and return what kept it from its end, or nothing."""
     from nbgrader.preprocessors import Execute
 
@@ -347,6 +398,11 @@ def _execute(notebook: nbformat.NotebookNode, cell_seconds: float, total_seconds
     def stop_in_time(cell: nbformat.NotebookNode, cell_index: int) -> None:
         if time.monotonic() > deadline:
             raise _OutOfTimeError
+
+    def limit_memory(notebook: nbformat.NotebookNode) -> None:
+        with contextlib.suppress(AttributeError, psutil.Error):  # Linux alone has such a limit
+            kernel = psutil.Process(client.km.provisioner.pid)
+            kernel.rlimit(psutil.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
 
     async def finish(cell: nbformat.NotebookNode, cell_index: int, execute_reply: dict) -> None:
         finished.add(cell_index)
@@ -363,6 +419,7 @@ def _execute(notebook: nbformat.NotebookNode, cell_seconds: float, total_seconds
     client = Execute(
         kernel_name="python3",
         timeout_func=seconds_for,
+        on_notebook_start=limit_memory,
         on_cell_execute=stop_in_time,
         error_on_timeout={
             "ename": "CellTimeoutError",
@@ -375,13 +432,17 @@ def _execute(notebook: nbformat.NotebookNode, cell_seconds: float, total_seconds
     )
     keep, client.output = client.output, keep_some
     note_error, client.on_cell_executed = client.on_cell_executed, finish
-    client.log = _QUIET
+    client.log = execution.QUIET
     client.nb = notebook
     with (
         tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
         tempfile.TemporaryFile() as native_log,
     ):
         client.resources = {"metadata": {"path": folder}}
+        try:
+            submission.place(Path(folder), helpers)
+        except OSError as error:  # such as a file and a folder of one name
+            return _line(f"its small files cannot be placed ({error.strerror})")
         environment = execution.environment(GRADING["CIFARLIB_PROFILE"], Path(folder)) | GRADING
         environment["NBGRADER_EXECUTION"] = "autograde"  # as nbgrader tells a kernel
         try:
@@ -431,30 +492,70 @@ def _released(source: nbformat.NotebookNode) -> nbformat.NotebookNode:
     return notebook
 
 
-def _contents(file: Path) -> Iterator[tuple[str, bytes]]:
-    """Yield the notebooks in a submitted file, each with its name in there, none for itself.
+def _contents(name: str, file: Path) -> Iterator[_Found | Graded]:
+    """Yield the notebooks in a submitted file, or what is wrong with it.
+
+    Args:
+        name: how it is called.
+        file: a notebook, or a zip with notebooks, or with the zips of a class.
+    """
+    try:
+        if file.suffix.lower() == ".ipynb":
+            size = file.stat().st_size
+            if size > containers.MAX_MEMBER_BYTES:
+                expected = f"at most {containers.MAX_MEMBER_BYTES:,} bytes"
+                raise InputError(file, expected, f"{size:,}", "Ask for it without its outputs.")
+            yield _Found(_line(name), file.read_bytes(), {})
+            return
+        yield from _members(name, file, endings=(".ipynb", ".zip"))
+    except (InputError, OSError) as error:
+        yield Graded(_line(name), None, (), _in_short(error))
+
+
+def _members(name: str, file: Path, endings: tuple[str, ...]) -> Iterator[_Found | Graded]:
+    """Yield the notebooks in a zip, and those of the zips in it if these count.
 
     Raises:
-        InputError: if the file is damaged, too large, or no notebook is in it.
+        InputError: if it is damaged, too large, or holds nothing that counts.
     """
-    if file.suffix.lower() == ".ipynb":
-        size = file.stat().st_size
-        if size > containers.MAX_MEMBER_BYTES:
-            expected = f"at most {containers.MAX_MEMBER_BYTES:,} bytes"
-            raise InputError(file, expected, f"{size:,}", "Ask for it without its outputs.")
-        yield "", file.read_bytes()
-        return
-    members = containers.read_members(file, lambda name: name.lower().endswith(".ipynb"))
-    if not members:
+
+    def is_wanted(member: str) -> bool:
+        return member.lower().endswith((*endings, *submission.HELPER_SUFFIXES))
+
+    members = containers.read_members(file, is_wanted)
+    submitted = [member for member in members if member.lower().endswith(endings)]
+    if not submitted:
         raise InputError(file, "a notebook in it", "none", "Ask for it again.")
-    for name, content in members.items():
-        yield f"/{name}", content
+    small = {
+        member: content
+        for member, content in members.items()
+        if member not in submitted and len(content) <= submission.MAX_HELPER_BYTES
+    }
+    for member in submitted:
+        called, content = f"{name}/{member}", members[member]
+        if member.lower().endswith(".ipynb"):
+            folder = member[: member.rfind("/") + 1]
+            beside = {
+                other.removeprefix(folder): small[other]
+                for other in small
+                if other.startswith(folder) and not submission.leads_away(other)
+            }
+            yield _Found(_line(called), content, beside)
+            continue
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
+            inner = Path(temporary) / "inner.zip"
+            inner.write_bytes(content)
+            try:
+                yield from _members(called, inner, endings=(".ipynb",))
+            except InputError as error:
+                yield Graded(_line(called), None, (), _in_short(error))
 
 
 def _read(content: bytes) -> list[nbformat.NotebookNode]:
     """Return the cells of a submitted notebook, each with its text and its id alone."""
     cells = []
-    for cell in nbformat.reads(content.decode(), as_version=4).cells:
+    text = content.decode("utf-8-sig")  # editors on Windows begin with a mark
+    for cell in nbformat.reads(text, as_version=4).cells:
         is_code = cell.cell_type == "code"
         make = nbformat.v4.new_code_cell if is_code else nbformat.v4.new_markdown_cell
         cells.append(make(str(cell.source)))

@@ -80,7 +80,8 @@ def read(path: Path) -> nbformat.NotebookNode:
     """
     advice = "Open and save it in Jupyter, or get it from git again."
     try:
-        return nbformat.read(path, as_version=4)
+        # Editors on Windows begin with a mark.
+        return nbformat.reads(path.read_text("utf-8-sig"), as_version=4)
     except Exception as error:  # nbformat fails in many ways at what is no notebook
         found = f"a file that cannot be read ({type(error).__name__})"
         raise InputError(path, "a notebook", found, advice) from error

@@ -14,9 +14,7 @@ from collections.abc import Sequence
 
 from cifarlib import __version__
 from cifarlib.arguments import COMMANDS, Parser, named_path
-from cifarlib.errors import CifarlibError, InputError, nearest
-
-BACKENDS = ("tensorflow", "jax", "torch")  # of Keras
+from cifarlib.errors import CifarlibError, InputError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options, options.rest = parser.parse_known_args(arguments)
     if options.rest and options.command not in (_train, _tune):
-        parser.error(f"unrecognized arguments: {' '.join(options.rest)}")
+        options.parser.error(f"unrecognized arguments: {' '.join(options.rest)}")
     debug = getattr(options, "debug", False)
     warnings.showwarning = _show_warning
     try:
@@ -101,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
             parents=[common],
             **settings,
         )
-        added.set_defaults(command=command)
+        added.set_defaults(command=command, parser=added)
         return added
 
     def add_budget(command: argparse.ArgumentParser) -> None:
@@ -389,12 +387,9 @@ def _import_keras(options: argparse.Namespace) -> None:
 
     TensorFlow writes it below Python, whatever its own settings say.
     """
-    backend = os.environ.get("KERAS_BACKEND") or "tensorflow"
-    if backend not in BACKENDS:
-        advice = f"{nearest(backend, BACKENDS)} Unset, it is tensorflow."
-        raise InputError("KERAS_BACKEND", ", ".join(BACKENDS), repr(backend), advice)
-    from cifarlib import devices
+    from cifarlib import devices, settings
 
+    settings.check_backend()
     if getattr(options, "debug", False):
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

@@ -5,6 +5,7 @@ For notebooks that are no chapters as well. Not for going through chapters: `run
 
 import asyncio
 import contextlib
+import logging
 import os
 import re
 import signal
@@ -25,6 +26,10 @@ LAST_LINES = 15
 # ipykernel 7 warns at every start that a kernel on this machine is not encrypted, and logs a
 # traceback when it is stopped in the middle of a cell.
 KERNEL_ARGUMENTS = ["--IPKernelApp.log_level=50"]
+# For nbclient: what goes wrong in a notebook is told with its cell, and nowhere else.
+QUIET = logging.getLogger("cifarlib.execution")
+QUIET.propagate = False
+QUIET.addHandler(logging.NullHandler())
 
 
 def plain(text: object, length: int) -> str:
@@ -139,6 +144,7 @@ def execute(
     label: str,
     facts: dict[str, str],
     keep_going: bool = False,
+    cell_seconds: int | None = None,
 ) -> list[CellError]:
     """Execute a notebook in place, in a fresh kernel.
 
@@ -150,6 +156,8 @@ def execute(
         label: what the progress bar and the closing line call it.
         facts: profile, kind of data and hardware, as the report tells them.
         keep_going: execute what follows a cell that raised an error, too.
+        cell_seconds: what a cell may take; it is interrupted then, which is its error. None for
+            as long as it likes.
 
     Returns:
         What failed, by cell; the last is the kernel's death, if it died. None of it if all ran.
@@ -187,11 +195,20 @@ def execute(
         def count_cell(cell, cell_index, execute_reply) -> None:
             nonlocal peak
             bar.update()
+            if execute_reply["content"].get("ename") == out_of_time["ename"]:
+                # What it shows is the interrupt that stopped it.
+                shown = [output for output in cell.outputs if output.output_type != "error"]
+                cell.outputs = [*shown, nbformat.v4.new_output("error", **out_of_time)]
             peak = _peak_memory(client) or peak
 
+        told = f"stopped after {cell_seconds} seconds"
+        lines = [f"CellTimeoutError: {told}"]
+        out_of_time = {"ename": "CellTimeoutError", "evalue": told, "traceback": lines}
         client = nbclient.NotebookClient(
             notebook,
-            timeout=None,
+            timeout=cell_seconds,
+            interrupt_on_timeout=True,
+            error_on_timeout=out_of_time,
             allow_errors=keep_going,
             kernel_name="python3",
             resources={"metadata": {"path": str(folder)}},
@@ -200,6 +217,7 @@ def execute(
             on_cell_error=note_error,
             extra_arguments=KERNEL_ARGUMENTS,
         )
+        client.log = QUIET
         try:
             execute_client(client, environment, native_log)
         except DeadKernelError as error:

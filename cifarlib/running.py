@@ -65,6 +65,7 @@ def run(
         InputError: for an unknown chapter, or a recording that would not be of photographs.
         ChapterError: with the cell that failed, its source and its last lines.
     """
+    settings.check_backend()
     selected = chapters.find(numbers)
     profile = profile or settings.profile()
     output = Path(output or "build").resolve()

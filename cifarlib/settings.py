@@ -5,6 +5,7 @@ settings of one chapter: those stand in that chapter's own cell of knobs.
 """
 
 import contextlib
+import importlib.util
 import os
 import shutil
 import sys
@@ -13,9 +14,10 @@ from typing import TypeVar
 
 import platformdirs
 
-from cifarlib.errors import InputError
+from cifarlib.errors import InputError, nearest
 
 PROFILES = ("quick", "full")
+BACKENDS = ("tensorflow", "jax", "torch")  # of Keras
 
 Budget = TypeVar("Budget")
 
@@ -102,6 +104,23 @@ def by_profile(*, quick: Budget, full: Budget) -> Budget:
     >>> num_epochs = by_profile(quick=3, full=50)
     """
     return full if profile() == "full" else quick
+
+
+def check_backend() -> None:
+    """Refuse a ``KERAS_BACKEND`` that Keras could not use, before anything is begun.
+
+    Raises:
+        InputError: for an unknown one, and for one that is not installed.
+    """
+    backend = os.environ.get("KERAS_BACKEND")
+    if not backend:
+        return
+    if backend not in BACKENDS:
+        advice = f"{nearest(backend, BACKENDS)} Unset, it is tensorflow."
+        raise InputError("KERAS_BACKEND", ", ".join(BACKENDS), repr(backend), advice)
+    if importlib.util.find_spec(backend) is None:
+        advice = "Install it: pip install -e '.[backends]'. Or choose another."
+        raise InputError("KERAS_BACKEND", "one that is installed", repr(backend), advice)
 
 
 def has_accelerator() -> bool:

@@ -44,6 +44,8 @@ PAGES = "pages/"
 LIMITS = containers.Limits(num_members=200, member_bytes=32 * 2**20, total_bytes=128 * 2**20)
 HELPER_SUFFIXES = (".py", ".json", ".csv", ".txt", ".md", ".png", ".jpg")
 MAX_HELPER_BYTES = 2 * 2**20
+MAX_SHOWN_BYTES = 8 * 2**20  # by one cell; figures stay below one MB
+CELL_SECONDS = 600  # in the quick profile, in which a whole assignment takes less
 
 
 class Submission(NamedTuple):
@@ -112,6 +114,7 @@ def submit(
     Raises:
         InputError: if there is nothing to hand in, too much, or no place for the zip.
     """
+    settings.check_backend()
     material = _gather(Path(path))
     notebooks, helpers = material.notebooks, material.helpers
     given = {"name": name, "id": student_id}
@@ -246,10 +249,12 @@ def _execute(
             label=file,
             facts=facts,
             keep_going=True,  # or an unsolved task would hide those that are solved
+            cell_seconds=CELL_SECONDS if profile == "quick" else None,
         )
         problems += [execution.without_paths(f"{file}: {what}") for what in _failures(errors)]
         if not num_cells:
             problems.append(f"{file}: it has no code")
+        problems += [f"{file}: {what}" for what in _cut_outputs(notebook)]
         execution.remove_paths(notebook)
         measured = notebook.metadata.get("cifarlib", {})
         told.append(
@@ -262,6 +267,18 @@ def _execute(
             }
         )
     return told, problems
+
+
+def _cut_outputs(notebook: nbformat.NotebookNode) -> Iterator[str]:
+    """Leave out what a cell shows if it is too much to hand in, and say so."""
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    for number, cell in enumerate(cells, 1):
+        size = len(json.dumps(cell.outputs))
+        if size > MAX_SHOWN_BYTES:
+            shown = f"{size / 2**20:.0f} MiB"
+            told = f"code cell {number} shows {shown}, which are left out; let it show less"
+            cell.outputs = [nbformat.v4.new_output("stream", text=f"({told})\n")]
+            yield told
 
 
 def _failures(errors: Sequence[execution.CellError]) -> Iterator[str]:

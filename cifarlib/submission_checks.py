@@ -47,7 +47,7 @@ def student(
         assigned = {file: _assigned(notebook, variable) for file, notebook in notebooks.items()}
         assigned = {file: value for file, value in assigned.items() if value is not None}
         problems += [
-            f'{file}: {variable} is empty; write yours between the quotes: {variable} = "…"'
+            f'{file}: {variable} is empty or no text; write yours in quotes: {variable} = "…"'
             for file, value in assigned.items()
             if not value
         ]
@@ -67,13 +67,28 @@ def _assigned(notebook: nbformat.NotebookNode, variable: str) -> str | None:
     Read, not executed: a task that is not solved yet must not hide the name.
     """
     for cell in notebook.cells:
-        match = re.search(rf"^{variable}\s*=(.*)$", cell.source, re.MULTILINE)
-        if cell.cell_type == "code" and match:
-            try:
-                value = ast.literal_eval(match[1].strip())
-            except (ValueError, SyntaxError):
-                return ""
-            return str(value).strip() if isinstance(value, str | int) else ""
+        if cell.cell_type != "code" or (told := _told(cell.source, variable)) is None:
+            continue
+        try:
+            value = ast.literal_eval(told)
+        except (ValueError, SyntaxError):
+            return ""
+        return str(value).strip() if isinstance(value, str | int) else ""
+    return None
+
+
+def _told(source: str, variable: str) -> str | None:
+    """Return what stands behind the equals sign, None if a variable is not assigned."""
+    try:
+        lines = ast.parse(source).body
+    except SyntaxError:  # a magic, or a number such as 0012
+        match = re.search(rf"^{variable}\s*=(.*)$", source, re.MULTILINE)
+        return match[1].strip() if match else None
+    for line in lines:
+        targets = line.targets if isinstance(line, ast.Assign) else [getattr(line, "target", None)]
+        is_assigned = any(getattr(target, "id", None) == variable for target in targets)
+        if is_assigned and isinstance(line, ast.Assign | ast.AnnAssign) and line.value:
+            return ast.unparse(line.value)
     return None
 
 

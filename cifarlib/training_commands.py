@@ -62,6 +62,11 @@ def tune(arguments: Sequence[str]) -> None:
         raise InputError("output", "a name that ends in .json", repr(output), advice)
     if Path(output).resolve() == Path(journal).resolve():
         raise InputError("output", "another file than the journal", repr(output), "Name another.")
+    try:  # now, not after the search
+        Path(output).parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        told = f"{error.strerror}"
+        raise InputError(output, "a file to write to", told, "Name another.") from error
     tuned = tuning.tune(
         start,
         search,

@@ -246,7 +246,9 @@ def _read(path: Path) -> _Handed:
     try:
         manifest = json.loads(members.pop(MANIFEST))
     except KeyError as error:
-        raise _BrokenError(f"no {MANIFEST} in it") from error
+        is_of_zips = any(name.lower().endswith(".zip") for name in members)
+        advice = ", but zips: unpack it, and name the folder" if is_of_zips else ""
+        raise _BrokenError(f"no {MANIFEST} in it{advice}") from error
     except (ValueError, RecursionError) as error:
         raise _BrokenError(f"{MANIFEST} cannot be read") from error
     fields = manifest if isinstance(manifest, dict) else {}

@@ -17,7 +17,16 @@ import nbformat
 import pytest
 
 import cifarlib
-from cifarlib import assignments, chapters, cli, data, execution, settings, synthetic
+from cifarlib import (
+    assignments,
+    chapters,
+    cli,
+    data,
+    execution,
+    settings,
+    submission_checks,
+    synthetic,
+)
 from cifarlib.errors import CifarlibError, InputError
 
 ROOT = Path(cifarlib.__file__).parent.parent
@@ -765,6 +774,68 @@ def test_broken_submissions_do_not_keep_others_from_being_graded(tmp_path, capsy
         for name in ("truncated", "binary", "list", "cells")
     )
     assert not list(tmp_path.rglob("outside.ipynb"))
+
+
+def test_a_zip_may_hold_the_zips_of_a_class_and_what_notebooks_need(tmp_path):
+    """As a learning platform packs what `cifarlib submit` has made, beside loose notebooks."""
+    notebook = answers("01_data_processing")
+    functions = solution_cells(notebook)["describe_classes"].source
+    helper = f"import numpy as np\nimport pandas as pd\nfrom cifarlib import data\n{functions}"
+    solution_cells(notebook)["describe_classes"].source = "from mine import describe_classes"
+    of_windows = "\ufeff" + nbformat.writes(answers("01_data_processing", find_leaks=""))
+    with zipfile.ZipFile(tmp_path / "inner.zip", "w") as archive:
+        archive.writestr("notebooks/a.ipynb", nbformat.writes(notebook))
+        archive.writestr("notebooks/mine.py", helper)
+        archive.writestr("manifest.json", "{}")
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        archive.write(tmp_path / "inner.zip", "Lovelace/a.zip")
+        archive.writestr("Turing/b.ipynb", of_windows)
+        archive.writestr("Zuse/damaged.zip", b"PK nothing else")
+    graded = {one.submission: one for one in assignments.grade([tmp_path / "all.zip"])}
+    assert {name: one.points for name, one in graded.items()} == {
+        "all.zip/Lovelace/a.zip/notebooks/a.ipynb": 17,
+        "all.zip/Turing/b.ipynb": 14,
+        "all.zip/Zuse/damaged.zip": 0,
+    }
+    assert graded["all.zip/Zuse/damaged.zip"].problem
+
+
+def test_warnings_and_bars_cost_nothing_and_what_failed_before_is_told(tmp_path):
+    notebook = answers(
+        "01_data_processing",
+        describe_classes="def describe_classes(pictures, labels)\n    return 1",
+        answer_backdrop=submission_checks.BLANK_ANSWER,
+    )
+    cells = solution_cells(notebook)
+    cells["find_leaks"].source += """
+find_silently = find_leaks
+
+def find_leaks(*asked):
+    import sys, tqdm, warnings
+    warnings.simplefilter("always")
+    warnings.warn("from now on of everything")
+    print("leaks?", file=sys.stderr)
+    list(tqdm.tqdm(range(3)))
+    return find_silently(*asked)
+"""
+    place = notebook.cells.index(cells["answer_backdrop"]) + 1
+    notebook.cells.insert(place, nbformat.v4.new_markdown_cell("Blue, as of the sky."))
+    own = 'STUDENT_NAME = "Ada"; STUDENT_ID = "007"'
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(own))
+    hungry = nbformat.v4.new_code_cell("hoard = bytearray(7 * 2**30)")  # what is never touched
+    notebook.cells.insert(1, hungry)
+    graded = grade(tmp_path, notebook)
+    marks = {mark.task: mark for mark in graded.marks}
+    assert lost(graded).keys() == {"describe_classes"}
+    reason = lost(graded)["describe_classes"]
+    assert reason.startswith("NameError: ")
+    if sys.platform == "linux":
+        assert "(before it, MemoryError" in reason
+    assert (
+        marks["answer_backdrop"].points is None and "cell below" in marks["answer_backdrop"].reason
+    )
+    assert (graded.student, graded.student_id) == ("Ada", "007")
+    assert re.search(r"submitted.ipynb .* Ada, 007$", assignments.table([graded]), re.M)
 
 
 def test_if_no_file_could_be_graded_the_command_has_failed(tmp_path, capsys):

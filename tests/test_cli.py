@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import importlib.util
 import json
 import re
 import shlex
@@ -351,11 +352,25 @@ def test_results_are_printed_with_the_command_that_repeats_them_and_stale_ones_m
 
 def test_a_backend_that_keras_does_not_have_is_bad_input(monkeypatch, capsys):
     monkeypatch.setenv("KERAS_BACKEND", "torsch")  # Keras itself has been imported before
-    for command in ("models", "results"):
-        assert cli.main([command]) == 2
+    for command in (["models"], ["results"], ["run", "01"], ["submit", "task.ipynb"]):
+        assert cli.main(command) == 2
         assert "KERAS_BACKEND: expected tensorflow, jax, torch, found 'torsch'" in (
             capsys.readouterr().err
         )
+
+
+def test_a_backend_that_is_not_installed_is_told_with_what_to_do(monkeypatch, capsys):
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert cli.main(["run", "01"]) == 2
+    told = capsys.readouterr().err
+    assert "expected one that is installed, found 'jax'" in told and "pip install" in told
+
+
+def test_an_unknown_option_leads_to_the_help_of_its_command(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["run", "01", "--bogus"])
+    assert "see cifarlib run --help" in capsys.readouterr().err
 
 
 # cifarlib train and evaluate
@@ -475,6 +490,7 @@ def test_a_quick_profile_shortens_a_training_that_names_no_epochs(monkeypatch, c
         (["tune", "layered_cnn", "--num-trials", "0"], "num_trials"),
         (["tune", "layered_cnn", "--also", '{"widht": 8}'], "Did you mean width"),
         (["tune", '{"depht": 2}'], "Did you mean depth"),
+        (["tune", "baseline", "--output", f"{__file__}/a.json"], "a file to write to"),
         (["tune", "nowhere.json"], "a model found by cifarlib tune"),
         (["train", "nowhere.json"], "a model found by cifarlib tune"),
         (["train", "baseline", "--recipe", "tuned"], "a model that a search has found"),

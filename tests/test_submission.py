@@ -31,7 +31,8 @@ def executed(monkeypatch):
     """Pretend that notebooks were executed, which takes seconds each; return which, and where."""
     calls = []
 
-    def execute(notebook, folder, *, environment, label, facts, keep_going):
+    def execute(notebook, folder, *, environment, label, facts, keep_going, cell_seconds):
+        assert cell_seconds == (submission.CELL_SECONDS if facts["profile"] == "quick" else None)
         calls.append((label, sorted(path.name for path in folder.iterdir()), environment, facts))
         notebook.metadata["cifarlib"] = {**facts, "seconds": 1.5, "peak_memory_bytes": 2}
         return []
@@ -119,6 +120,21 @@ def test_what_is_not_complete_is_packed_by_choice_and_says_so(write_notebook):
     assert "a task is not solved yet" in problem
     page = contents(made.path)["pages/task.html"]
     assert b"<pre>first" in page and b"<pre>last" in page, "what is solved is shown"
+
+
+def test_a_loop_without_end_and_a_flood_are_told_and_the_rest_is_packed(
+    write_notebook, monkeypatch, capsys
+):
+    monkeypatch.setattr(submission, "CELL_SECONDS", 2)
+    flood = f"print('x' * {submission.MAX_SHOWN_BYTES + 1})"
+    path = write_notebook("task.ipynb", WHO, "print('a')\nwhile True: pass", flood, "print('z')")
+    made = submission.submit(path, incomplete=True)
+    told = str(made)
+    assert "code cell 2 of 4" in told and "CellTimeoutError: stopped after 2 seconds" in told
+    assert "KeyboardInterrupt" not in told and "code cell 3 shows 8 MiB" in told
+    members = contents(made.path)
+    assert len(members["notebooks/task.ipynb"]) < 2**16 and b"<pre>z" in members["pages/task.html"]
+    assert "Timeout waiting" not in capsys.readouterr().err
 
 
 def test_a_question_that_nobody_answered_is_missing(write_notebook, executed):
