@@ -245,6 +245,7 @@ class _Key:
     Attributes:
         name: of the assignment.
         ids: of the cells that have one, in order.
+        texts: of the cells that have none.
     """
 
     def __init__(self, source: Chapter):
@@ -254,6 +255,7 @@ class _Key:
         self._cells = {_id(cell): cell for cell in self._source.cells if _id(cell)}
         self._blanks = {_id(cell): cell for cell in blank.cells if _id(cell)}
         self.ids = list(self._cells)
+        self.texts = {cell.source.strip() for cell in self._source.cells if not _id(cell)}
 
     def _cell(self, grade_id: str, answer: str | None = None) -> nbformat.NotebookNode:
         """Return a cell as it is to be graded: an answer, or what the source has."""
@@ -318,8 +320,9 @@ def _grade(
     marks, begin = {}, 0
     for place, cell in enumerate(notebook.cells):
         if _id(cell) and cell.metadata.nbgrader.grade:
-            following = notebook.cells[place + 1 :]
-            marks[_id(cell)] = _mark(cell, notebook.cells[begin:place], following)
+            below = next(iter(notebook.cells[place + 1 :]), None)
+            is_own = below and not _id(below) and below.source.strip() not in key.texts
+            marks[_id(cell)] = _mark(cell, notebook.cells[begin:place], below if is_own else None)
             begin = place + 1
     given = {"name": None, "id": None}
     student, _ = submission_checks.student({name: nbformat.v4.new_notebook(cells=submitted)}, given)
@@ -336,14 +339,14 @@ def _grade(
 def _mark(
     cell: nbformat.NotebookNode,
     before: Sequence[nbformat.NotebookNode],
-    following: Sequence[nbformat.NotebookNode],
+    below: nbformat.NotebookNode | None,
 ) -> Mark:
     """Return what an executed cell has earned, as nbgrader would have it but for what is shown.
 
     Args:
         cell: one with tests, or an answer.
         before: the cells from the last such cell to this one.
-        following: the cells after it.
+        below: the cell after it, if that is the submission's own.
     """
     from nbgrader.utils import determine_grade
 
@@ -359,8 +362,7 @@ def _mark(
     if points != 0:
         return Mark(task, points, possible, "")
     if cell.cell_type == "markdown":
-        below = next(iter(following), None)
-        if below and below.cell_type == "markdown" and not _id(below) and below.source.strip():
+        if below and below.cell_type == "markdown" and below.source.strip():
             return Mark(task, None, possible, "left blank; the cell below may be the answer")
         return Mark(task, points, possible, "no answer")
     reasons = [_error(shown) for shown in cell.outputs]

@@ -588,7 +588,6 @@ NO_SOURCES = {
     "a place inside a file": "mine.tar.gz/train",
     "a name that is too long": "x" * 300,
     "another word": "cifar10",
-    "another protocol": "ftp://localhost/a.tar.gz",
     "a link to itself": "loop",
 }
 
