@@ -136,7 +136,9 @@ def _shape(layer: keras.layers.Layer) -> tuple[int | None, ...]:
 def _has_places(layer: keras.layers.Layer) -> bool:
     """Tell whether a layer's output is a map, or a sequence that was one: as long as a square."""
     shape = _shape(layer)
-    return len(shape) == 4 or (len(shape) == 3 and math.isqrt(shape[1]) ** 2 == shape[1])
+    if len(shape) != 3:
+        return len(shape) == 4
+    return shape[1] is not None and math.isqrt(shape[1]) ** 2 == shape[1]
 
 
 def _no_maps(model: keras.Model, expected: str) -> InputError:

@@ -71,24 +71,30 @@ def _assigned(notebook: nbformat.NotebookNode, variable: str) -> str | None:
             continue
         try:
             value = ast.literal_eval(told)
-        except (ValueError, SyntaxError):
+        except _NO_LITERAL:
             return ""
         return str(value).strip() if isinstance(value, str | int) else ""
     return None
 
 
-def _told(source: str, variable: str) -> str | None:
+# Of code that is none, holds a zero byte, or is nested too deep.
+_NO_LITERAL = (SyntaxError, ValueError, TypeError, RecursionError, MemoryError)
+
+
+def _told(source: str, variable: str) -> ast.expr | str | None:
     """Return what stands behind the equals sign, None if a variable is not assigned."""
+    if variable not in source:
+        return None
     try:
         lines = ast.parse(source).body
-    except SyntaxError:  # a magic, or a number such as 0012
+    except _NO_LITERAL:  # a magic, or a number such as 0012
         match = re.search(rf"^{variable}\s*=(.*)$", source, re.MULTILINE)
         return match[1].strip() if match else None
     for line in lines:
         targets = line.targets if isinstance(line, ast.Assign) else [getattr(line, "target", None)]
         is_assigned = any(getattr(target, "id", None) == variable for target in targets)
         if is_assigned and isinstance(line, ast.Assign | ast.AnnAssign) and line.value:
-            return ast.unparse(line.value)
+            return line.value
     return None
 
 

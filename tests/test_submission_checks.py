@@ -26,6 +26,8 @@ FILLED = 'STUDENT_NAME = "Ada Lovelace"\nSTUDENT_ID = "007"'
     [
         (FILLED, "Ada Lovelace", "007"),
         ("STUDENT_NAME='Ada'  # me\nSTUDENT_ID = 12", "Ada", "12"),
+        ('STUDENT_NAME: str = "Ada"; STUDENT_ID = "1"', "Ada", "1"),
+        ('STUDENT_NAME = (\n    "Ada"\n)\nSTUDENT_ID = "1"', "Ada", "1"),
         ('%matplotlib inline\nSTUDENT_NAME = "Zoë \\"Z\\" "\nSTUDENT_ID = "x"', 'Zoë "Z"', "x"),
     ],
 )
@@ -33,7 +35,7 @@ def test_name_and_id_are_read_from_the_notebook(source, name, number):
     assert student("import numpy", source) == ({"name": name, "id": number}, [])
 
 
-@pytest.mark.parametrize("value", ['""', '"  "', "None", "input()", "...", '"Ada'])
+@pytest.mark.parametrize("value", ['""', '"  "', "None", "input()", "...", '"Ada', "'\0'", "0012"])
 def test_what_is_not_filled_is_told(value):
     found, problems = student(f"STUDENT_NAME = {value}\nSTUDENT_ID = '1'")
     assert found == {"name": "", "id": "1"}
