@@ -349,9 +349,6 @@ def _named_source(named: str) -> _Source:
         from urllib.request import url2pathname
 
         named = url2pathname(urllib.parse.urlparse(named).path)
-    if "://" in named:
-        found = f"one of {named.partition('://')[0]}"
-        raise InputError(named, "an http, https or file address", found, "Correct it.")
     return _file_source(settings.expand(named))
 
 

@@ -139,11 +139,9 @@ def confusions(labels: np.ndarray, answers: np.ndarray, *, normalize: bool = Tru
 def top_confusions(matrix: pd.DataFrame, count: int = 6) -> pd.Series:
     """Return the largest entries off the diagonal of `confusions`, largest first.
 
-    They are computed from the matrix, since the eye prefers what it expects. A class that was
-    never taken for another is not confused with it, so there may be fewer than ``count``.
+    They are computed from the matrix, since the eye prefers what it expects.
     """
     wrong = matrix.where(~np.eye(len(matrix), dtype=bool)).stack().dropna()
-    wrong = wrong[wrong != 0]
     return wrong.sort_values(ascending=False, kind="stable").head(count)
 
 

@@ -71,7 +71,7 @@ class CellError(CifarlibError):
     def __init__(
         self, notebook: nbformat.NotebookNode, index: int, name: str, message: str, traceback: str
     ):
-        cells = _code_cells(notebook)
+        cells = code_cells(notebook)
         self.number, self.name, self.message = index + 1, name, message
         lines = without_colors(traceback).splitlines()[-LAST_LINES:]
         lines = lines or [f"{name}: {message}"]  # where somebody else has shown it
@@ -84,7 +84,8 @@ class CellError(CifarlibError):
         super().__init__("\n".join(told))
 
 
-def _code_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+def code_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+    """Return the cells of a notebook that are for code, as errors count them."""
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
@@ -100,7 +101,7 @@ def _failed(notebook: nbformat.NotebookNode, hidden: list[CellError]) -> list[Ce
     """
     shown = [
         CellError(notebook, index, shown.ename, shown.evalue, "\n".join(shown.traceback))
-        for index, cell in enumerate(_code_cells(notebook))
+        for index, cell in enumerate(code_cells(notebook))
         for shown in cell.outputs
         if shown.output_type == "error" and not _may_raise(cell)
     ]
@@ -167,7 +168,7 @@ def execute(
             to there are kept.
     """
     notebook.metadata.pop("cifarlib", None)  # what is said of an earlier run
-    cells = _code_cells(notebook)
+    cells = code_cells(notebook)
     for cell in cells:
         cell.update(outputs=[], execution_count=None)  # those of a cell that is never reached
     begun = 0  # index of the cell begun last

@@ -137,6 +137,7 @@ def _figures(run: runs.Run, labels, logits, temperature: float) -> dict[str, Any
         "top_confusions": [
             {"true_class": true, "answer": answer, "percent": float(percent)}
             for (true, answer), percent in top.items()
+            if percent > 0
         ],
         "calibration_error": evaluation.calibration_error(labels, plain),
         "temperature": temperature,

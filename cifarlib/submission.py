@@ -271,8 +271,7 @@ def _execute(
 
 def _cut_outputs(notebook: nbformat.NotebookNode) -> Iterator[str]:
     """Leave out what a cell shows if it is too much to hand in, and say so."""
-    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    for number, cell in enumerate(cells, 1):
+    for number, cell in enumerate(execution.code_cells(notebook), 1):
         size = len(json.dumps(cell.outputs))
         if size > MAX_SHOWN_BYTES:
             shown = f"{size / 2**20:.0f} MiB"
@@ -339,7 +338,7 @@ def place(folder: Path, contents: dict[str, bytes]) -> None:
 
 def code_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
     """Return the cells of a notebook that hold code; those that hold nothing do not count."""
-    return [c for c in notebook.cells if c.cell_type == "code" and c.source.strip()]
+    return [cell for cell in execution.code_cells(notebook) if cell.source.strip()]
 
 
 def _check_size(path: str | Path, members: dict[str, bytes]) -> None:

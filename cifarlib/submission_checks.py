@@ -91,10 +91,10 @@ def _told(source: str, variable: str) -> ast.expr | str | None:
         match = re.search(rf"^{variable}\s*=(.*)$", source, re.MULTILINE)
         return match[1].strip() if match else None
     for line in lines:
-        targets = line.targets if isinstance(line, ast.Assign) else [getattr(line, "target", None)]
-        is_assigned = any(getattr(target, "id", None) == variable for target in targets)
-        if is_assigned and isinstance(line, ast.Assign | ast.AnnAssign) and line.value:
-            return line.value
+        if isinstance(line, ast.Assign | ast.AnnAssign):
+            targets = line.targets if isinstance(line, ast.Assign) else [line.target]
+            if line.value and any(getattr(target, "id", None) == variable for target in targets):
+                return line.value
     return None
 
 

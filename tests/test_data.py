@@ -588,6 +588,7 @@ NO_SOURCES = {
     "a place inside a file": "mine.tar.gz/train",
     "a name that is too long": "x" * 300,
     "another word": "cifar10",
+    "another protocol": "ftp://localhost/a.tar.gz",
     "a link to itself": "loop",
 }
 
@@ -788,11 +789,9 @@ def test_file_of_another_hash_than_the_address_tells_is_refused(server, archive)
         load_strictly(f"{url}#sha256={'0' * 64}")
 
 
-@pytest.mark.parametrize(
-    "address", ["http://", "http://host:abc/a.tar.gz", "http://host:0/a.tar", "ftp://host/a.tar"]
-)
+@pytest.mark.parametrize("address", ["http://", "http://host:abc/a.tar.gz", "http://host:0/a.tar"])
 def test_address_that_leads_nowhere_is_refused_before_it_is_tried(address):
-    with pytest.raises(InputError, match="expected an http"):
+    with pytest.raises(InputError, match="expected an http address"):
         data.load_cifar10(address)
 
 

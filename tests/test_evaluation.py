@@ -97,12 +97,7 @@ def test_top_confusions_are_the_largest_off_the_diagonal(answered):
     for (true, answer), share in found.items():
         assert true != answer and matrix.loc[true, answer] == share
     every_one = evaluation.top_confusions(matrix, count=100)
-    assert every_one.tolist() == [share for share in every if share > 0]
-
-
-def test_classes_that_were_never_taken_for_one_another_are_not_confused():
-    matrix = evaluation.confusions(np.array([3, 3, 5]), np.array([5, 3, 5]))
-    assert evaluation.top_confusions(matrix).to_dict() == {("cat", "dog"): 50.0}
+    assert len(every_one) == 90 and every_one.tolist() == every
 
 
 def test_reliability_counts_what_falls_into_each_bin(predicted):
