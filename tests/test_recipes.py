@@ -135,6 +135,13 @@ def test_what_the_recipe_of_muon_is_not_made_for_is_told_so():
         recipes.find("muon", "vit_tiny")
 
 
+def test_what_the_recipe_of_sgd_is_not_made_for_is_told_so():
+    """It is that of one residual network."""
+    assert recipes.find("sgd", "resnet18")["optimizer"] == "sgd"
+    with pytest.raises(InputError, match=r"resnet18\), found 'small_cnn'.*modern"):
+        recipes.find("sgd", "small_cnn")
+
+
 def test_the_tuned_recipe_is_the_one_in_the_file(tmp_path):
     path = tmp_path / "found.json"
     recipe = {"learning_rate": 0.01, "augmentation": ["flip"]}
