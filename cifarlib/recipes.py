@@ -70,8 +70,8 @@ _MUON: dict[str, dict[str, Any]] = {
         "learning_rate": 1e-2,
     }
 }
-# Of Page's "How to train your ResNet" (2018): its epochs and decay, and its rate of 0.4 for batches
-# of 512. That images grow, and are mirrored and erased so, is ours; nothing was chosen among others.
+# Of Page's "How to train your ResNet" (2018): its epochs, decay and warm-up, and its rate, 0.4 for
+# batches of 512. How images grow, and are mirrored and erased, is ours; none of it was searched.
 _SGD: dict[str, dict[str, Any]] = {
     "resnet18": {
         "epochs": 24,
