@@ -161,7 +161,7 @@ def execute(
             as long as it likes.
 
     Returns:
-        What failed, by cell; the last is the kernel's death, if it died. None of it if all ran.
+        What failed, by cell; the last is the kernel's death, if it died; empty if all ran.
 
     Raises:
         CellError: unless it keeps going, if a cell raised an error or the kernel died; outputs up

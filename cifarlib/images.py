@@ -254,7 +254,7 @@ def standardize(images: np.ndarray, statistics: ChannelStatistics) -> np.ndarray
         standard deviation 1.
 
     Raises:
-        ValueError: if the number of channels differs.
+        ValueError: if the number of channels differs, or the images are not uint8.
     """
     if images.shape[-1] != len(statistics.mean):
         raise ValueError(

@@ -195,11 +195,11 @@ def _multiply_adds(layer: keras.Layer) -> int:
     return sum(math.prod(kernel.shape) for kernel in kernels) * places
 
 
-def _design(reproduces: str, has_bias: bool = True):
+def _design(reproduces: str):
     """Enter a function into the registry under its own name."""
 
     def enter(features):
-        DESIGNS[features.__name__] = Design(features.__name__, reproduces, features, has_bias)
+        DESIGNS[features.__name__] = Design(features.__name__, reproduces, features, has_bias=True)
         return features
 
     return enter
@@ -425,7 +425,8 @@ def efficientnet_small(x):
         same = stride == 1 and num_inputs == num_filters
         return layers.Add()([hidden, x]) if same else hidden
 
-    # Widths and repeats of EfficientNet-B0; only three of its five halvings.
+    # EfficientNet-B0's widths and repeats, but for its end, which is shorter here; only three of
+    # its five halvings.
     x = _normalised_conv(x, 32, activation="silu")
     for expansion, num_filters, repeats, size, stride in (
         (1, 16, 1, 3, 1),

@@ -1,4 +1,4 @@
-"""Figures that several chapters draw, in one style.
+"""Figures of the chapters and of the reports on runs, in one style.
 
 Every function returns its figure or draws on the axes it is given, and never shows anything:
 the notebook does that. Colours are told apart by the colour-blind (Okabe and Ito's palette as

@@ -54,7 +54,7 @@ class Remembered:
     """What was read instead of done since this process started; show it at a chapter's end.
 
     A chapter that goes on where an earlier call was stopped would otherwise look faster than it
-    is. `running` reads the seconds from the output and counts them in.
+    is. `execution` reads the seconds from the output and counts them in.
     """
 
     def __init__(self):

@@ -119,7 +119,7 @@ def check_backend() -> None:
         advice = f"{nearest(backend, BACKENDS)} Unset, it is tensorflow."
         raise InputError("KERAS_BACKEND", ", ".join(BACKENDS), repr(backend), advice)
     if importlib.util.find_spec(backend) is None:
-        advice = "Install it: pip install -e '.[backends]'. Or choose another."
+        advice = 'Install it: pip install -e ".[backends]". Or choose another.'
         raise InputError("KERAS_BACKEND", "one that is installed", repr(backend), advice)
 
 

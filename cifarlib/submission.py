@@ -241,7 +241,7 @@ def _execute(
     """Execute all notebooks in place; return how it went and what is missing."""
     told, problems = [], []
     for file, notebook in notebooks.items():
-        num_cells = len(code_cells(notebook))
+        num_cells = len(filled_cells(notebook))
         errors = execution.execute(
             notebook,
             (folder / file).parent,
@@ -336,7 +336,7 @@ def place(folder: Path, contents: dict[str, bytes]) -> None:
         (folder / name).write_bytes(content)
 
 
-def code_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+def filled_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
     """Return the cells of a notebook that hold code; those that hold nothing do not count."""
     return [cell for cell in execution.code_cells(notebook) if cell.source.strip()]
 

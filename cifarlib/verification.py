@@ -292,7 +292,8 @@ def execute_all(root: str) -> None:
     """Execute the notebooks of a confined folder, and keep writing down how it goes.
 
     Args:
-        root: as `confinement.prepare` has made it, which has put limits on this process.
+        root: as `confinement.prepare` has made it; `confinement.obey` has put limits on this
+            process.
     """
     work, outcome = Path(root) / confinement.WORK, Path(root) / confinement.RESULT
     outcomes = []
@@ -307,7 +308,7 @@ def execute_all(root: str) -> None:
 def _execute(path: Path) -> dict[str, str | int]:
     try:
         notebook = nbformat.read(path, as_version=4)
-        cells = submission.code_cells(notebook)
+        cells = submission.filled_cells(notebook)
         handed_in = [checks.shown(cell) for cell in cells]
         execution.execute(
             notebook, path.parent, environment=dict(os.environ), label=path.name, facts={}
