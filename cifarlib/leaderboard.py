@@ -404,6 +404,7 @@ def measure(entry: Entry, seed: int, deadline: float | None = None) -> dict[str,
     if deadline is not None and time.monotonic() > deadline:
         raise OutOfTimeError
     config = entry.config(seed)
+    commit = results.current_commit()  # now: somebody may commit while it trains
     run = training.train(config, kept_in=kept_runs(), on_epoch=stop)
     judged = run_report.evaluate(run.folder)
     return {
@@ -411,7 +412,7 @@ def measure(entry: Entry, seed: int, deadline: float | None = None) -> dict[str,
         **{field: run.metrics[field] for field in OF_RUN},
         **{field: judged.figures[field] for field in OF_TEST},
         "answers": "".join(map(str, judged.answers)),
-        "commit": results.current_commit() if is_new else None,  # a kept run does not tell
+        "commit": commit if is_new else None,  # a kept run does not tell
         "is_new": is_new,
         "code": training.code_digest(config),
     }
@@ -450,6 +451,7 @@ def _record(entry: Entry, rows: dict[int, dict[str, Any]]) -> results.Result:
         seconds=sum(row["seconds"] for row in rows.values()),
         hardware=[run_report.trained_on(row) for row in rows.values()],
         command=entry._replace(seeds=tuple(rows)).command,
+        commit=next(filter(None, (row["commit"] for row in reversed(rows.values()))), None),
         details={
             **{field: [row[field] for row in rows.values()] for field in RECORDED},
             # Seconds of trainings that shared a machine are longer; None where that is unknown.

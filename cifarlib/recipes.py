@@ -70,9 +70,9 @@ _MUON: dict[str, dict[str, Any]] = {
         "learning_rate": 1e-2,
     }
 }
-# Of Page's "How to train your ResNet" (2018): its warm-up, its rate, 0.4 for batches of 512, and its
-# decay of 5e-4, which is part of the gradient there, so that momentum makes ten times as much of it.
-# How images grow, and are mirrored and erased, is ours, and for how long; none of it was searched.
+# Of Page's "How to train your ResNet" (2018): its warm-up, its rate, 0.4 for batches of 512, and
+# its decay of 5e-4, part of the gradient there, so that momentum makes ten times as much of it.
+# How images grow, and are mirrored and erased, is ours, and for how long; nothing was searched.
 _SGD: dict[str, dict[str, Any]] = {
     "resnet18": {
         "epochs": 21,

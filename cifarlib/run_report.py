@@ -21,7 +21,18 @@ import pandas as pd
 import scipy.special
 from matplotlib.figure import Figure
 
-from cifarlib import compute, data, evaluation, explain, files, plotting, report, runs, views
+from cifarlib import (
+    compute,
+    data,
+    evaluation,
+    explain,
+    files,
+    models,
+    plotting,
+    report,
+    runs,
+    views,
+)
 from cifarlib.errors import InputError
 from cifarlib.images import to_grayscale
 from cifarlib.splits import CLASS_NAMES, Split, validation_places
@@ -156,12 +167,19 @@ def _told_accuracy(figures: dict[str, Any]) -> str:
 
 def _told_learning(config: Mapping[str, Any]) -> str:
     """Return how the two curves differ, and which epoch was saved."""
-    looks = "changed before each look" if config["augmentation"] else "shown as they are"
-    loss = "counts smoothed labels" if config["label_smoothing"] else "counts the labels themselves"
+    is_changed = bool(config["augmentation"] and config["augmentation_strength"])
+    looks = "changed before each look" if is_changed else "shown as they are"
+    if min(config["image_sizes"]) < models.IMAGE_SIZE:
+        looks += ", at first smaller"
+    loss = "counts the labels themselves"
+    if config["label_smoothing"]:
+        loss = "counts smoothed labels"
+    elif is_changed and {"cutmix", "mixup"} & set(config["augmentation"]):
+        loss = "counts mixed labels"
     told = f"Training images are {looks}, and their loss {loss}"
     if not config["validation_fraction"]:
         return f"{told}. No images were held out: the saved network is that of the last epoch."
-    others = "; validation images are shown as they are" if config["augmentation"] else ""
+    others = "; validation images are shown as they are" if is_changed else ""
     return f"{told}{others}. The saved network is that of the best epoch."
 
 

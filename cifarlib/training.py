@@ -45,6 +45,7 @@ from cifarlib import (
     recipes,
     runs,
     schedules,
+    settings,
     whitening,
 )
 from cifarlib.errors import CifarlibError, InputError, nearest
@@ -89,7 +90,7 @@ class Config:
     label_smoothing: float = _field(0.1, "share of each label spread over all classes")
     optimizer: str = _field("adamw", ", ".join(optimizers.NAMES))
     learning_rate: float = _field(3e-3, "the largest one")
-    weight_decay: float = _field(0.05, "decoupled; biases and normalisation are left out")
+    weight_decay: float = _field(0.05, "decoupled; only muon decays biases and normalisation, too")
     schedule: str = _field("one_cycle", ", ".join(schedules.NAMES))
     warmup: float = _field(0.2, "share of the steps in which cosine and one_cycle rise")
     ema: float = _field(0.998, "weights are averaged with this momentum; 0 for the last ones")
@@ -260,7 +261,8 @@ def train(
     pictures = _in_color(pictures, config.color)
     kept, held_out = _places(labels, config)
     # No batch is larger than the training set, and recipes scale their rates with the batch.
-    config = dataclasses.replace(config, batch_size=min(config.batch_size, len(kept)))
+    largest = len(kept) // config.num_devices * config.num_devices or len(kept)
+    config = dataclasses.replace(config, batch_size=min(config.batch_size, largest))
     scaling = _scaling(pictures, kept, config)
     keras.utils.set_random_seed(config.seed)
     network = models.build(config.model, config.color, scaling)
@@ -669,7 +671,9 @@ def command(config: Config) -> str:
     modern = recipes.find("modern", config.model_name)
     for field in dataclasses.fields(config)[1:]:
         value = getattr(config, field.name)
-        if value == modern.get(field.name, field.default):
+        # The quick profile would train for fewer, unless they are named.
+        is_told = field.name == "epochs" and settings.asked_profile() == "quick"
+        if value == modern.get(field.name, field.default) and not is_told:
             continue
         if isinstance(value, tuple):
             value = ",".join(map(str, value)) or "none"

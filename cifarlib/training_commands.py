@@ -11,7 +11,7 @@ from typing import Any
 
 from cifarlib import models, recipes, settings, training
 from cifarlib.arguments import COMMANDS, Parser, named_path, whole_numbers
-from cifarlib.errors import InputError, nearest
+from cifarlib.errors import CifarlibError, InputError, nearest
 
 # A trial of a search is short, or there would be few of them.
 TRIAL = {"epochs": 8, "train_size": 10_000}
@@ -78,21 +78,26 @@ def tune(arguments: Sequence[str]) -> None:
     )
     print(tuned)
     final = None
-    if count or also:
-        is_quick = settings.asked_profile() == "quick"
-        usual = QUICK["epochs"] if is_quick else training.Config("baseline").epochs
-        budget = {"epochs": epochs or usual, "train_size": None}
-        kept = settings.cache_folder() / "runs"
-        seeds = [(start.seed + 1) % 2**31]
-        final = tuning.finals(tuned, count, seeds, also=also, kept_in=kept, **budget)
-        print(final.table().round(1).to_string())
-    if settings.asked_profile() == "quick":  # said, since it repeats this in any profile
-        named = {"--epochs": start.epochs, "--final-epochs": final and budget["epochs"]}
-        for option, number in named.items():
+    if settings.asked_profile() == "quick":
+        if count or also:
+            epochs = epochs or QUICK["epochs"]
+        # Said, since it repeats this in any profile.
+        for option, number in (("--epochs", start.epochs), ("--final-epochs", epochs)):
             is_named = any(word.partition("=")[0] == option for word in arguments)
             if number and not is_named:
                 arguments = [*arguments, option, str(number)]
     command = shlex.join(["cifarlib", "tune", *arguments])
+    if count or also:
+        budget = {"epochs": epochs or training.Config("baseline").epochs, "train_size": None}
+        kept = settings.cache_folder() / "runs"
+        seeds = [(start.seed + 1) % 2**31]
+        try:
+            final = tuning.finals(tuned, count, seeds, also=also, kept_in=kept, **budget)
+        except training.DivergedError as error:
+            tuning.write(tuned, output, command)
+            told = f"{output} has the best trial instead of a finalist."
+            raise CifarlibError(f"In the finals, {error} {told}") from error
+        print(final.table().round(1).to_string())
     tuning.write(tuned, output, command, final=final, also=also, epochs=epochs)
     quoted = _quoted(output)
     print(f"{output} has it; next: cifarlib train {quoted} --recipe tuned --color {start.color}")

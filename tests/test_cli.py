@@ -682,6 +682,31 @@ def test_a_quick_profile_shortens_the_finals_of_a_search(
     assert [budget["epochs"] for budget in budgets] == [3, 5]
 
 
+def test_the_command_of_a_quick_search_repeats_it_in_any_profile(
+    synthetic_source, wide, monkeypatch
+):
+    monkeypatch.setenv("CIFARLIB_PROFILE", "quick")
+    assert cli.main([*TUNE, "--num-trials", "1", "--also", '{"width": 3}']) == 0
+    found = json.loads(Path("runs/tuned-layered_cnn-gray.json").read_text())
+    assert shlex.split(found["search"]["command"])[-2:] == ["--final-epochs", "3"]
+    assert found["recipe"]["epochs"] == 3, "as that command would write"
+
+
+def test_a_finalist_that_diverges_does_not_lose_the_search(
+    synthetic_source, wide, monkeypatch, capsys
+):
+    from cifarlib import training, tuning
+
+    def finals(*_, **__):
+        raise training.DivergedError("layered_cnn: the loss is not finite.")
+
+    monkeypatch.setattr(tuning, "finals", finals)
+    assert cli.main([*TUNE, "--num-trials", "1", "--finalists", "1"]) == 1
+    path = "runs/tuned-layered_cnn-gray.json"
+    assert f"not finite. {path} has the best trial" in capsys.readouterr().err
+    assert json.loads(Path(path).read_text())["model"]["width"] == 2
+
+
 def test_an_interrupted_search_says_that_the_same_command_continues(
     synthetic_source, wide, monkeypatch, capsys
 ):

@@ -136,7 +136,7 @@ def test_each_seed_keeps_where_it_came_from():
     leaderboard.record(SMALL, {3: row()})
     written = leaderboard.record(SMALL, {5: on_gpu})
     assert written.hardware == "a processor; NVIDIA H200"
-    assert written.details["commit"] == ["c0ffee", "bead"]
+    assert written.details["commit"] == ["c0ffee", "bead"] and written.commit == "bead"
     assert written.details["versions"] == [{"keras": "3"}] * 2
 
 
@@ -292,6 +292,24 @@ def test_a_deadline_ends_training_after_an_epoch_and_the_next_call_goes_on(monke
     again = leaderboard.measure(SMALL, 3)
     assert not again["is_new"], "it is read"
     assert again["commit"] is None, "of whatever commit trained it"
+
+
+def test_the_commit_is_that_of_the_code_that_trained(monkeypatch):
+    """Somebody may commit while a training goes on."""
+    commits = iter(["at the start", "later"])
+    monkeypatch.setattr(results, "current_commit", lambda: next(commits))
+    run = SimpleNamespace(folder=None, metrics=dict.fromkeys(leaderboard.OF_RUN))
+    figures = dict.fromkeys((*leaderboard.OF_TEST, "accuracy"))
+    judged = SimpleNamespace(figures=figures, answers=[1])
+
+    def train(config, *, kept_in, on_epoch):
+        assert results.current_commit() == "later"
+        on_epoch({"epoch": config.epochs})
+        return run
+
+    monkeypatch.setattr(leaderboard.training, "train", train)
+    monkeypatch.setattr(leaderboard.run_report, "evaluate", lambda folder: judged)
+    assert leaderboard.measure(SMALL, 3)["commit"] == "at the start"
 
 
 def test_networks_are_tabled_by_colour_and_accuracy_and_stale_ones_are_marked(few_entries):

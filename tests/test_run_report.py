@@ -136,6 +136,9 @@ def test_a_run_without_validation_images_keeps_its_temperature(monkeypatch, tmp_
         ({}, ("changed before each look", "smoothed labels", "best epoch")),
         ({"augmentation": []}, ("Training images are shown as they are", "smoothed labels")),
         ({"label_smoothing": 0.0}, ("changed before each look", "the labels themselves")),
+        ({"augmentation_strength": 0.0}, ("Training images are shown as they are, and",)),
+        ({"label_smoothing": 0.0, "augmentation": ["cutmix"]}, ("mixed labels",)),
+        ({"image_sizes": [24, 32]}, ("changed before each look, at first smaller",)),
     ],
 )
 def test_the_page_tells_how_this_run_learned(changes, told, run):

@@ -630,6 +630,19 @@ def test_two_devices_have_the_losses_of_one(tmp_path):
     np.testing.assert_allclose(losses[2], losses[1], rtol=2e-4)
 
 
+def test_fewer_images_than_a_batch_are_shared_by_the_devices():
+    """It is the devices that are missing here; 33 images would be no multiple of 16."""
+    with pytest.raises(InputError, match="num_devices: expected at most"):
+        training.train(config(num_devices=16, batch_size=64, train_size=33), make_split())
+
+
+def test_the_command_of_a_quick_profile_names_the_epochs(monkeypatch):
+    asked = training.Config("baseline")
+    assert training.command(asked) == "cifarlib train baseline"
+    monkeypatch.setenv("CIFARLIB_PROFILE", "quick")
+    assert training.command(asked) == f"cifarlib train baseline --epochs {asked.epochs}"
+
+
 def test_the_command_of_a_run_asks_for_the_same_configuration():
     asked = training.Config(
         "baseline",
