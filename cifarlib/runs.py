@@ -46,6 +46,8 @@ class Run(NamedTuple):
     folder: Path | None
 
 
+# The field of config.json with the digest of the code that trains.
+CODE = "code"
 # What is read of a finished run, here and elsewhere.
 _METRICS = (
     *("model", "color", "seed", "epochs", "best_epoch", "seconds", "parameters", "config"),
@@ -111,7 +113,7 @@ class RunFolder:
             os.fsync(file.fileno())  # on disk before the checkpoint goes
         temporary.replace(self.path / "model.keras")
         files.write_json(self.path / "metrics.json", metrics)
-        (self.path / "checkpoint.npz").unlink(missing_ok=True)
+        remove_checkpoint(self.path)
 
     def _write_history(self, history: list[dict]) -> None:
         text = io.StringIO()
@@ -122,6 +124,11 @@ class RunFolder:
 def is_finished(folder: Path) -> bool:
     """Tell whether a run has ended well."""
     return (folder / "metrics.json").exists()
+
+
+def remove_checkpoint(folder: Path) -> None:
+    """Remove what a finished run no longer needs: it is several times as large as the model."""
+    (folder / "checkpoint.npz").unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -159,7 +166,8 @@ def claim(
         for entry in path.iterdir():
             if _is_leftover(entry.name):
                 entry.unlink()
-        files.write_json(path / "config.json", asked)
+        if not is_finished(path):  # that says what it was finished with
+            files.write_json(path / "config.json", asked)
         try:
             yield RunFolder(path)
         except BaseException:
@@ -204,6 +212,7 @@ def _check_claim(path: Path, asked: dict[str, Any], resume: bool) -> None:
         advice = "Resume it (--resume), or name another folder (--output)."
         raise InputError(path, "no run of that name", "one", advice)
     before, now = dict(_leaves(before)), dict(_leaves(asked))
+    is_same_code = before.pop(CODE, None) == now.pop(CODE, None)
     for field in {**now, **before}:
         if before.get(field) != now.get(field):
             raise InputError(
@@ -212,6 +221,9 @@ def _check_claim(path: Path, asked: dict[str, Any], resume: bool) -> None:
                 json.dumps(before.get(field)),
                 "Ask for the same to resume it, or name another folder.",
             )
+    if not is_same_code and not is_finished(path):
+        advice = "Name another folder, or go on with the cifarlib that began it."
+        raise InputError(path, "a run that this training code began", "one of other code", advice)
 
 
 def _is_leftover(name: str) -> bool:

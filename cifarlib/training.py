@@ -283,7 +283,9 @@ def train(
             "design": design_digest(network),
             "data": _digest(pictures, labels),
         }
-        if kept_in is not None:
+        if kept_in is None:
+            asked[runs.CODE] = _digest(_source_of_learning(config.optimizer))
+        else:
             del asked["model"]  # under whatever name, the design is the same
             name = _digest(
                 json.dumps(asked, sort_keys=True).encode(),
@@ -326,6 +328,7 @@ def _about_images(config: Config, description: data.Description | None) -> dict[
 
 def _read(folder: Path, config: Config, description: data.Description | None) -> runs.Run:
     run = runs.read(folder)
+    runs.remove_checkpoint(folder)  # whoever finished it may have been killed just before
     progress.remember(folder, run.metrics["seconds"])
     if description and run.metrics["data_fingerprint"] is None:
         # Somebody gave these very images as their own. Who wants it judged must hear what they are.

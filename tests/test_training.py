@@ -357,6 +357,34 @@ def test_resuming_with_fewer_images_than_a_batch_names_what_was_asked_for(split,
         training.train(config(train_size=10), split, folder=interrupted, resume=True)
 
 
+@once
+def test_only_the_code_that_began_a_run_goes_on_with_it(split, tmp_path, monkeypatch):
+    folder, finished = tmp_path / "stopped", tmp_path / "finished"
+    with pytest.raises(KeyboardInterrupt):
+        stop_after(1, split, folder)
+    before = training.train(config(epochs=1), split, folder=finished)
+    asked = (finished / "config.json").read_bytes()
+    monkeypatch.setattr(training, "_source_of_learning", lambda optimizer: b"another way")
+    with pytest.raises(InputError, match="a run that this training code began"):
+        training.train(config(), split, folder=folder, resume=True)
+    again = training.train(config(epochs=1), split, folder=finished, resume=True)
+    assert again.metrics == before.metrics, "it is read"
+    assert (finished / "config.json").read_bytes() == asked
+
+
+@once
+def test_a_checkpoint_that_a_killed_process_left_is_removed(split, tmp_path, monkeypatch):
+    def killed(folder):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(runs, "remove_checkpoint", killed)
+        training.train(config(epochs=1), split, kept_in=tmp_path)
+    (left,) = tmp_path.glob("*/checkpoint.npz")
+    run = training.train(config(epochs=1), split, kept_in=tmp_path)
+    assert run.folder == left.parent and not left.exists()
+
+
 def stop_after(num_epochs, split, folder, **changes):
     """Train, and be interrupted after so many epochs."""
     save = runs.RunFolder.save_checkpoint
