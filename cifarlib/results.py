@@ -215,7 +215,10 @@ def told_accuracy(result: Result | None) -> str:
 
 def in_percent(mean: float, sd: float | None = None, count: int = 0) -> str:
     """Return a fraction in percent, with its spread and the number of seeds, if there are any."""
-    spread = "" if sd is None or math.isnan(sd) else f" ± {sd * 100:.1f}"
+    spread = ""
+    if sd is not None and not math.isnan(sd):
+        num_digits = 1 if sd >= 0.0005 else 2  # or it would look like none
+        spread = f" ± {sd * 100:.{num_digits}f}"
     percent = round(mean * 100 * 10) / 10  # a tie as tables round it
     return f"{percent:.1f}{spread}{f' (n = {count})' if count else ''}"
 
