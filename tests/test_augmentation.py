@@ -623,6 +623,26 @@ def test_randaugment_makes_twelve_changes_equally_often_and_no_other(one_round):
     assert min(thresholds) >= 127
 
 
+def test_randaugment_changes_by_half_at_half_the_strength(one_round):
+    image = ramps(16, 6)
+    found, _ = change("randaugment", np.repeat(image[None], 600, axis=0), strength=0.5)
+    told = [explained(image, changed, 6) for changed in found]
+    largest = {"shear x": 0.15, "shear y": 0.15, "shift x": 2.4, "shift y": 2.4, "turn": 15}
+    for name, most in largest.items():
+        amounts = [abs(amount) for what, amount in filter(None, told) if what == name]
+        assert 0.3 * most < max(amounts) < 0.51 * most
+
+
+def test_randaugment_has_two_rounds(monkeypatch):
+    calls, honest = [], augmentation.warp
+    monkeypatch.setattr(augmentation, "warp", lambda *asked: calls.append(1) or honest(*asked))
+    change("randaugment", noise(4, 8, 8, 3))
+    num_usual = len(calls)  # more than once for each round: Keras asks for shapes, too
+    monkeypatch.setattr(augmentation.RandAugment, "NUM_ROUNDS", 1)
+    change("randaugment", noise(4, 8, 8, 3))
+    assert num_usual == 2 * (len(calls) - num_usual) > 0
+
+
 def test_randaugment_makes_two_changes():
     image = ramps(16, 6)
     found, _ = change("randaugment", np.repeat(image[None], 100, axis=0))

@@ -250,3 +250,16 @@ def test_cross_validation_tells_whether_all_parts_converged(problem):
     assert converged(OneVsRestClassifier(LogisticRegression(max_iter=1))) is False
     assert converged(OneVsRestClassifier(make_pipeline(PCA(), LogisticRegression()))) is True
     assert converged(KNeighborsClassifier()) is None
+
+
+def test_every_rung_is_made_of_what_its_name_says():
+    def steps(rung):
+        return [type(step).__name__ for step in classical.build(rung)[:-1]]
+
+    assert steps("raw") == []
+    assert steps("standardized") == ["StandardScaler"]
+    assert steps("gradients") == ["HistogramOfGradients", "Whitening"]
+    assert steps("patches") == ["PatchDictionary", "Whitening"]
+    assert steps("mirrored patches") == ["MirrorInvariant", "Whitening"]
+    components = classical.build("whitened")[0]
+    assert components.whiten and components.n_components == 100

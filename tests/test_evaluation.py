@@ -118,6 +118,30 @@ def test_one_who_says_always_and_is_right_half_the_time_is_off_by_a_half():
     assert evaluation.calibration_error(np.zeros(4, int), rows) == 0
 
 
+def test_too_modest_is_as_wrong_as_too_sure_and_bins_are_fifteen():
+    def rows(*largest):
+        return np.array([[top] + [(1 - top) / 9] * 9 for top in largest])
+
+    modest = evaluation.calibration_error(np.zeros(4, int), rows(0.6, 0.6, 0.6, 0.6))
+    assert modest == pytest.approx(0.4)
+    # Two bins of fifteen, one of ten.
+    found = evaluation.calibration_error(np.array([0, 1]), rows(0.62, 0.68))
+    assert found == pytest.approx((0.38 + 0.68) / 2)
+
+
+def test_cross_entropy_is_a_mean_over_images():
+    logits = np.log([[0.5] + [0.5 / 9] * 9] * 2)
+    found = evaluation.cross_entropy(np.array([0, 1]), logits)
+    assert found == pytest.approx(-(np.log(0.5) + np.log(0.5 / 9)) / 2)
+
+
+def test_the_temperature_of_one_who_is_too_modest_is_below_one():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(20_000, 10)) * 2
+    labels = (logits + rng.gumbel(size=logits.shape)).argmax(axis=1)
+    assert evaluation.fit_temperature(labels, 0.3 * logits) == pytest.approx(0.3, rel=0.03)
+
+
 def test_the_temperature_that_was_put_in_is_found_again():
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(20_000, 10)) * 2
@@ -148,6 +172,13 @@ def test_mcnemar_is_a_coin_thrown_for_every_image_they_differ_on():
     throws = scipy.stats.binom(17, 0.5)
     assert found.p == pytest.approx(min(1, 2 * throws.cdf(8)))
     assert evaluation.mcnemar(labels, first, first).p == 1
+
+
+def test_eight_images_of_eight_are_a_coin_that_fell_the_same_way_eight_times():
+    labels, second = np.zeros(10, int), np.array([1] * 8 + [0] * 2)
+    found = evaluation.mcnemar(labels, labels, second)
+    assert (found.only_first, found.only_second) == (8, 0)
+    assert found.p == pytest.approx(2 * 0.5**8)
 
 
 def test_the_interval_of_a_difference_is_that_of_drawing_images_again(answered):

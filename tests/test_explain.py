@@ -148,3 +148,19 @@ def test_an_unknown_layer_is_told_the_others(averaging, images):
 def test_a_layer_without_places_is_refused(averaging, images):
     with pytest.raises(InputError, match="one with places, found 'logits'"):
         explain.feature_maps(averaging, images, layer="logits")
+
+
+def test_a_map_counts_by_the_mean_of_its_gradient_where_places_differ():
+    """A head that reads each place by itself, so that gradients differ from place to place."""
+    rng = np.random.default_rng(0)
+    inputs = keras.Input((4, 4, 1))
+    hidden = keras.layers.Conv2D(2, 1)(inputs)
+    network = keras.Model(inputs, keras.layers.Dense(10)(keras.layers.Flatten()(hidden)))
+    weights = rng.normal(0.5, 1, (32, 10))
+    network.set_weights([np.ones((1, 1, 1, 2)), np.zeros(2), weights, np.zeros(10)])
+    image = rng.random((1, 4, 4, 1), np.float32)
+    of_maps = weights.reshape(4, 4, 2, 10)[..., 3].mean(axis=(0, 1))
+    expected = np.maximum(explain.feature_maps(network, image)[0] @ of_maps, 0)
+    assert expected.any()
+    found = explain.grad_cam(network, image, np.array([3]))[0]
+    np.testing.assert_allclose(found, expected / expected.max(), atol=1e-5)

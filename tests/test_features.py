@@ -417,3 +417,10 @@ def test_the_first_columns_are_kept(mixed, count):
 def test_more_columns_than_there_are_or_none_at_all_are_refused(mixed, count):
     with pytest.raises(ValueError, match=f"count={count}: expected 1 to 6"):
         features.FirstColumns(count).fit(mixed)
+
+
+def test_more_rows_than_are_read_at_once_are_whitened_alike():
+    deviations = np.repeat([1.0, 3.0], 6_000)[:, None]
+    X = np.random.default_rng(0).normal(size=(12_000, 3)) * deviations
+    white = features.Whitening(floor=1e-6).fit_transform(X)
+    np.testing.assert_allclose(np.cov(white.T, ddof=0), np.eye(3), atol=2e-2)

@@ -413,6 +413,13 @@ def test_recipes_are_compared_on_the_same_images_only(monkeypatch):
         assert [entry.recipe for entry in leaderboard.better_recipes()] == [best]
 
 
+def test_recipes_are_compared_by_the_mean_over_their_seeds():
+    leaderboard.record(SMALL, {3: measured_as(0.7, 0.80), 5: measured_as(0.7, 0.60)})
+    published = SMALL._replace(recipe="published")
+    leaderboard.record(published, {3: measured_as(0.7, 0.72), 5: measured_as(0.7, 0.72)})
+    assert [entry.recipe for entry in leaderboard.better_recipes()] == ["published"]
+
+
 def test_a_claim_without_a_number_is_judged_by_its_evidence():
     leaderboard.record(Entry("dense_net"), {0: measured_as(0.46, validation=0.5)})
     assert leaderboard.verdicts().loc["dense_net", "rgb"]["verdict"] == "does not hold"
@@ -489,6 +496,13 @@ def record_race(name="fast-rgb", **changes):
     }
     told = {"chapter": "07", "metric": "ours, against another", "command": "x", "seeds": [0, 1]}
     return results.write(f"benchmark-{name}", values=[5.0, 1.0], details=details, **told)
+
+
+def test_a_race_tells_six_looks_in_percent_too():
+    record_race(ours_accuracy_with_views=[0.93, 0.97])
+    ours = leaderboard.races().iloc[0]
+    assert ours["six times"] == pytest.approx(95)
+    assert ours["sd of six"] == pytest.approx(4 / 2**0.5)
 
 
 def test_a_race_has_a_row_for_either_side():

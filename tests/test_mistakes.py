@@ -58,6 +58,16 @@ def shown(document):
     return [int(place) for place in re.findall(r'title="test image (\d+)"', document)]
 
 
+@in_a_browser
+def test_images_beyond_the_first_row_are_found(tmp_path):
+    labels = np.arange(205) % 10
+    pictures = np.zeros((205, 32, 32, 1), np.uint8)
+    page = mistakes.write(tmp_path / "page.html", pictures, labels, {"m": labels}, title="many")
+    document = opened(page, "m/cat/cat")
+    assert 203 in shown(document), "in the third row of a hundred, the fourth image"
+    assert "-192px -128px" in document and "6400px 192px" in document
+
+
 def test_the_page_is_one_file_that_asks_for_nothing_else(page):
     text = page.read_text(encoding="utf-8")
     assert "Mistakes &amp; &lt;more&gt;" in text and "JPEG copy" in text

@@ -101,7 +101,9 @@ def test_weight_decay_shrinks_matrices_and_leaves_kernels_their_norm():
     np.testing.assert_allclose(np.linalg.norm(ours), math.sqrt(6), rtol=1e-5)
 
 
-@pytest.mark.parametrize("shape", [(3, 3, 4, 6), (1, 1, 16, 4)], ids=["wide", "tall"])
+@pytest.mark.parametrize(
+    "shape", [(3, 3, 4, 6), (1, 1, 16, 4), (1, 1, 4, 16)], ids=["3 by 3", "tall", "wide"]
+)
 def test_beside_adamw_kernels_take_orthogonal_steps_of_adamws_size(shape):
     start = noise(*shape)
     gradients = [noise(*shape, seed=seed) for seed in (1, 2, 3)]
@@ -116,6 +118,16 @@ def test_beside_adamw_kernels_take_orthogonal_steps_of_adamws_size(shape):
         weight = weight * (1 - 0.01 * 0.5) - 0.01 * step
     ours = after_steps(MuonAdamW(0.01, weight_decay=0.5, momentum=0.9), start, gradients)
     np.testing.assert_allclose(ours, weight.reshape(shape), atol=1e-5)
+
+
+def test_the_usual_momentum_is_muons():
+    assert MuonAdamW().momentum == 0.95
+
+
+def test_rates_of_what_is_no_kernel_are_for_gradients_summed_over_a_batch():
+    half, whole = (optimizers.build("muon", 0.24, 0, size).get_config() for size in (1000, 2000))
+    for name in ("vector_ratio", "matrix_ratio"):
+        assert whole[name] == pytest.approx(2 * half[name])
 
 
 @pytest.mark.parametrize("shape", [(7, 5), (5,)])

@@ -107,6 +107,26 @@ def test_the_commit_is_another_if_code_differs_not_if_records_do(checkout):
     assert results.current_commit() == f"{first}+"
 
 
+@pytest.mark.parametrize("folder", ["cifarlib", "benchmarks"])
+def test_the_commit_is_another_if_the_package_or_a_benchmark_differs(checkout, folder):
+    def git(*words):
+        identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        subprocess.run(["git", *identity, *words], cwd=checkout, check=True, capture_output=True)
+
+    path = checkout / folder / "code.py"
+    path.parent.mkdir()
+    path.write_text("x = 1")
+    git("init", "--quiet")
+    git("add", ".")
+    git("commit", "--quiet", "--message", "first")
+    first = results.current_commit()
+    assert re.fullmatch("[0-9a-f]{12}", first)
+    path.write_text("x = 2")
+    assert results.current_commit() == f"{first}+"
+    git("checkout", "--", ".")
+    assert results.current_commit() == first
+
+
 def test_an_installed_package_has_no_results_and_writes_none(monkeypatch):
     monkeypatch.setattr(settings, "checkout_folder", lambda: None)
     assert results.read("x") is None

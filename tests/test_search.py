@@ -128,6 +128,25 @@ def clock(monkeypatch):
     return stopped
 
 
+class SlowScaler(StandardScaler):
+    """Takes seven seconds to fit and three to apply, by the same clock."""
+
+    def fit(self, X, y=None):
+        Slow.clock.now += 7
+        return super().fit(X)
+
+    def transform(self, X):
+        Slow.clock.now += 3
+        return super().transform(X)
+
+
+def test_a_candidate_takes_as_long_as_all_of_its_steps_though_others_share_them(clock, problem):
+    pipeline = Pipeline([("scale", SlowScaler()), ("slow", Slow())])
+    found = ResumableGridSearchCV(pipeline, {"slow__C": [1, 2]}, cv=3, refit=False).fit(*problem)
+    assert found.cv_results_["mean_fit_time"].tolist() == [7 + 3 + 10] * 2
+    assert found.cv_results_["mean_score_time"].tolist() == [3] * 2
+
+
 # --- the grid search beside scikit-learn's
 
 

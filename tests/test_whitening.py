@@ -106,3 +106,15 @@ def test_identity_kernels_follow_keras_seed():
     np.testing.assert_array_equal(*drawn)
     again = whitening.IdentityKernel.from_config(whitening.IdentityKernel(5).get_config())
     assert again.seed == 5
+
+
+def test_a_network_whitens_by_the_places_it_is_given_only():
+    inputs = keras.Input((8, 8, 3))
+    network = keras.Model(inputs, whitening.PatchWhitening()(inputs))
+    pictures = smooth_images()
+    whitening.adapt(network, pictures, np.arange(100, 200))
+    before = network.get_weights()
+    pictures[:100] *= 50
+    whitening.adapt(network, pictures, np.arange(100, 200))
+    for one, other in zip(before, network.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
