@@ -4,8 +4,8 @@ A recipe is what `training.Config` should be told besides model, colour and seed
 repeats what a project says it did, apart from its mistakes: here as everywhere, epochs are
 chosen on held-out training images. ``modern`` is what Config does by itself, but for the rate of
 a network that cannot bear it, ``long`` the same for those who have a GPU and want the last points,
-``muon`` what trains a plain network further and ``sgd`` a residual one, ``tuned`` what a search
-found together with the model, ``fast`` what trains the networks that are made for it in minutes.
+``muon`` what trains a plain network further, ``tuned`` what a search found together with the
+model, ``fast`` what trains the networks that are made for it in minutes.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from cifarlib import layered
 from cifarlib.errors import InputError, nearest
 
-NAMES = ("modern", "long", "muon", "sgd", "published", "tuned", "fast")
+NAMES = ("modern", "long", "muon", "published", "tuned", "fast")
 
 # None of these projects smoothed labels, decayed weights or averaged them.
 _PLAIN = {
@@ -70,19 +70,6 @@ _MUON: dict[str, dict[str, Any]] = {
         "learning_rate": 1e-2,
     }
 }
-# Of Page's "How to train your ResNet" (2018): its warm-up, its rate, 0.4 for batches of 512, and
-# its decay of 5e-4, part of the gradient there, so that momentum makes ten times as much of it.
-# How images grow, and are mirrored and erased, is ours, and for how long; nothing was searched.
-_SGD: dict[str, dict[str, Any]] = {
-    "resnet18": {
-        "epochs": 21,
-        "augmentation": ("alternate", "crop", "erase"),
-        "image_sizes": (24, 24, 32),
-        "optimizer": "sgd",
-        "learning_rate": 0.2,
-        "weight_decay": 5e-3,
-    }
-}
 # Of airbench94 (Jordan, 2024); that images grow is ours, and so are two epochs more, which they
 # pay for. Chapter 7 says what each idea is worth.
 FAST: dict[str, Any] = {
@@ -127,7 +114,7 @@ def find(name: str, model: str) -> dict[str, Any]:
 
     Raises:
         InputError: if there is no such recipe, or none for this model: nobody published one, or
-            it is not one of the networks that the fast recipe, or an optimizer's, is made for.
+            it is not one of the networks that the fast recipe, or that of Muon, is made for.
 
     >>> find("published", "dense_net")["epochs"]
     15
@@ -141,7 +128,7 @@ def find(name: str, model: str) -> dict[str, Any]:
         return dict(_MODERN.get(network, {}))
     if name == "long":
         return {**find("modern", network), **_LONG}
-    made_for = {"fast": _FAST_BY_MODEL, "muon": _MUON, "sgd": _SGD, "published": PUBLISHED}[name]
+    made_for = {"fast": _FAST_BY_MODEL, "muon": _MUON, "published": PUBLISHED}[name]
     if network not in made_for:
         advice = "Leave --recipe out: modern suits every model."
         told = f"a model with a {name} recipe ({', '.join(made_for)})"

@@ -135,27 +135,6 @@ def test_what_the_recipe_of_muon_is_not_made_for_is_told_so():
         recipes.find("muon", "vit_tiny")
 
 
-def test_what_the_recipe_of_sgd_is_not_made_for_is_told_so():
-    """It is that of one residual network."""
-    assert recipes.find("sgd", "resnet18")["optimizer"] == "sgd"
-    with pytest.raises(InputError, match=r"resnet18\), found 'small_cnn'.*modern"):
-        recipes.find("sgd", "small_cnn")
-
-
-def test_the_recipe_of_sgd_has_the_rate_and_the_decay_of_its_author():
-    """How to train your ResNet (Page, 2018): a rate of 0.4 for 512 images, a decay of 5e-4.
-
-    His decay is part of the gradient and so of the momentum; Keras' is apart from both.
-    """
-    config = training.Config("resnet18", **recipes.find("sgd", "resnet18"))
-    assert config.learning_rate / config.batch_size == pytest.approx(0.4 / 512)
-    ours = optimizers.build(
-        config.optimizer, config.learning_rate, config.weight_decay, config.batch_size
-    ).get_config()
-    assert ours["nesterov"] and ours["weight_decay"] == pytest.approx(5e-4 / (1 - ours["momentum"]))
-    assert (config.schedule, config.warmup) == ("one_cycle", 5 / 25)
-
-
 def test_the_tuned_recipe_is_the_one_in_the_file(tmp_path):
     path = tmp_path / "found.json"
     recipe = {"learning_rate": 0.01, "augmentation": ["flip"]}
