@@ -217,7 +217,7 @@ def in_percent(mean: float, sd: float | None = None, count: int = 0) -> str:
     """Return a fraction in percent, with its spread and the number of seeds, if there are any."""
     spread = ""
     if sd is not None and not math.isnan(sd):
-        num_digits = 1 if sd >= 0.0005 else 2  # or it would look like none
+        num_digits = 2 if 0 < sd < 0.0005 else 1  # or it would look like none
         spread = f" ± {sd * 100:.{num_digits}f}"
     percent = round(mean * 100 * 10) / 10  # a tie as tables round it
     return f"{percent:.1f}{spread}{f' (n = {count})' if count else ''}"

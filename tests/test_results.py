@@ -143,7 +143,8 @@ def test_figures_measured_on_drawn_pictures_are_not_recorded(checkout):
 
 
 @pytest.mark.parametrize(
-    ("sd", "told"), [(0.0138, "± 1.4"), (0.0005, "± 0.1"), (0.0004, "± 0.04"), (None, "(")]
+    ("sd", "told"),
+    [(0.0138, "± 1.4"), (0.0005, "± 0.1"), (0.0004, "± 0.04"), (0.0, "± 0.0"), (None, "(")],
 )
 def test_a_small_spread_does_not_look_like_none(sd, told):
     assert results.in_percent(0.9217, sd, 2).startswith(f"92.2 {told}")
