@@ -17,6 +17,15 @@ def checkout(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.fixture
+def git(checkout):
+    """Return what calls git in the checkout, as somebody."""
+    command = ["git", "-c", "user.name=a", "-c", "user.email=a@b"]
+    return lambda *words: subprocess.run(
+        [*command, *words], cwd=checkout, check=True, capture_output=True
+    )
+
+
 def record(name="a-result", values=(0.5, 0.7), **changes):
     fields = {"chapter": "03", "metric": "test accuracy", "command": "cifarlib run 03", **changes}
     return results.write(name, values=values, **fields)
@@ -72,11 +81,7 @@ def test_a_damaged_result_is_named(content, checkout):
         results.read_all()
 
 
-def test_the_commit_is_another_if_code_differs_not_if_records_do(checkout):
-    def git(*words):
-        identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
-        subprocess.run(["git", *identity, *words], cwd=checkout, check=True, capture_output=True)
-
+def test_the_commit_is_another_if_code_differs_not_if_records_do(checkout, git):
     def write(source, output):
         cell = nbformat.v4.new_code_cell(source)
         cell.outputs = [nbformat.v4.new_output("stream", text=output)]
@@ -108,11 +113,7 @@ def test_the_commit_is_another_if_code_differs_not_if_records_do(checkout):
 
 
 @pytest.mark.parametrize("folder", ["cifarlib", "benchmarks"])
-def test_the_commit_is_another_if_the_package_or_a_benchmark_differs(checkout, folder):
-    def git(*words):
-        identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
-        subprocess.run(["git", *identity, *words], cwd=checkout, check=True, capture_output=True)
-
+def test_the_commit_is_another_if_the_package_or_a_benchmark_differs(checkout, git, folder):
     path = checkout / folder / "code.py"
     path.parent.mkdir()
     path.write_text("x = 1")
