@@ -35,6 +35,9 @@ BACKEND = keras.backend.backend()
 TIMES = ["seconds", "images_per_second"]
 # The same Python decides on every backend, and one of them compiles for each of these runs.
 once = pytest.mark.skipif(BACKEND != "tensorflow", reason="once is enough")
+shared = pytest.mark.skipif(
+    BACKEND == "torch", reason="Keras shares batches on TensorFlow and JAX only"
+)
 
 
 def narrow(x):
@@ -640,7 +643,7 @@ print("losses", *history["loss"], *history["validation_loss"])
 """
 
 
-@pytest.mark.skipif(BACKEND == "torch", reason="Keras shares batches on TensorFlow and JAX only")
+@shared
 def test_two_devices_have_the_losses_of_one(tmp_path):
     losses, flag = {}, "--xla_force_host_platform_device_count=2"
     for num_devices in (1, 2):
@@ -658,6 +661,7 @@ def test_two_devices_have_the_losses_of_one(tmp_path):
     np.testing.assert_allclose(losses[2], losses[1], rtol=2e-4)
 
 
+@shared
 def test_fewer_images_than_a_batch_are_shared_by_the_devices():
     """It is the devices that are missing here; 33 images would be no multiple of 16."""
     with pytest.raises(InputError, match="num_devices: expected at most"):
