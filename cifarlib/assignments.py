@@ -148,6 +148,7 @@ def release(names: Sequence[str] = (), output: str | Path | None = None) -> list
     Raises:
         InputError: for an unknown name, or if a notebook is there that differs: a student may
             have worked in it.
+        CifarlibError: without nbgrader.
     """
     output = Path(output or "build/assignments")
     notebooks = {}
@@ -195,6 +196,7 @@ def grade(
 
     Raises:
         InputError: if there is nothing to grade, no source to grade by, or no time to take.
+        CifarlibError: without nbgrader.
     """
     for name, seconds in {"cell": cell_seconds, "total": total_seconds}.items():
         if not seconds > 0:
@@ -443,8 +445,9 @@ def _execute(
         client.resources = {"metadata": {"path": folder}}
         try:
             submission.place(Path(folder), helpers)
-        except OSError as error:  # such as a file and a folder of one name
-            return _line(f"its small files cannot be placed ({error.strerror})")
+        except (OSError, ValueError) as error:  # such as a file and a folder of one name
+            told = getattr(error, "strerror", None) or error
+            return _line(f"its small files cannot be placed ({told})")
         environment = execution.environment(GRADING["CIFARLIB_PROFILE"], Path(folder)) | GRADING
         environment["NBGRADER_EXECUTION"] = "autograde"  # as nbgrader tells a kernel
         try:

@@ -48,6 +48,7 @@ _DAMAGED = (
     NotImplementedError,  # zip: a compression this Python does not have
     RuntimeError,  # zip: encrypted
     ValueError,  # tar: an entry of a header that is no number, or no text
+    struct.error,  # zip: an end record without its end
 )
 _STREAMS = {b"\x1f\x8b": gzip.open, b"\xfd7zXZ\x00": lzma.open, b"BZh": bz2.open}
 
@@ -92,15 +93,19 @@ def read_members(
         advice = "Check the path; a relative one starts from the working directory."
         raise InputError(path, "an archive or a folder", "nothing there", advice) from error
     except PermissionError as error:
-        raise InputError(
-            error.filename or path, "a readable file", "no permission", "Change its permissions."
-        ) from error
+        raise forbidden(error, path) from error
     except _DAMAGED as error:
         found = f"a damaged or truncated file ({error or type(error).__name__})"
         raise InputError(path, "a complete tar or zip archive", found, GET_ANOTHER) from error
     except OSError as error:
         found = f"a read error ({error})"
         raise InputError(path, "a readable archive", found, GET_ANOTHER) from error
+
+
+def forbidden(error: PermissionError, path: Path | None = None) -> InputError:
+    """Return what to say of a file or folder that may not be read, ``path`` if none is named."""
+    advice = "Change its permissions."
+    return InputError(error.filename or path, "a readable file or folder", "no permission", advice)
 
 
 def _folder_members(
@@ -117,10 +122,15 @@ def files_in(folder: Path) -> list[tuple[str, os.stat_result]]:
 
     Linked files are followed; linked folders, and links to nothing or to themselves, are passed
     over.
+
+    Raises:
+        InputError: for a folder that may not be listed.
     """
 
-    def fail(error: OSError) -> None:
-        raise error  # os.walk takes a folder that may not be listed for an empty one
+    def fail(error: OSError) -> None:  # os.walk takes such a folder for an empty one
+        if isinstance(error, PermissionError):
+            raise forbidden(error) from error
+        raise error
 
     found = []
     for parent, _, names in os.walk(folder, onerror=fail):

@@ -99,7 +99,7 @@ class Description(NamedTuple):
 
 
 class SyntheticDataWarning(UserWarning):
-    """The images are drawn by code because CIFAR-10 could not be had."""
+    """The images are drawn by code: CIFAR-10 could not be had, or they were asked for."""
 
 
 _current: Description | None = None
@@ -124,7 +124,7 @@ def load_cifar10(source: str | Path | None = None) -> tuple[Split, Split]:
         InputError: if the source cannot be read, with what to do about it.
 
     Warns:
-        SyntheticDataWarning: if the drawn images stand in for CIFAR-10.
+        SyntheticDataWarning: if the images are drawn by code.
     """
     train, test, _ = _open(source)
     return train, RecordedSplit(*test)
@@ -361,9 +361,7 @@ def _file_source(path: Path) -> _Source:
     try:
         return _Source(str(path), _file_state(path), lambda anew: path)
     except PermissionError as error:
-        raise InputError(
-            error.filename or path, "a readable source", "no permission", "Change its permissions."
-        ) from error
+        raise containers.forbidden(error, path) from error
     except OSError as error:
         raise InputError(
             path,

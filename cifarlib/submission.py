@@ -177,7 +177,10 @@ def _gather(path: Path) -> _Material:
             if file.suffix == ".ipynb":
                 notebooks[name] = chapters.read(file)
             elif is_helper and not file.is_symlink() and file.stat().st_size <= MAX_HELPER_BYTES:
-                helpers[name] = file.read_bytes()
+                try:
+                    helpers[name] = file.read_bytes()
+                except PermissionError as error:
+                    raise containers.forbidden(error) from error
             elif file.parent.name != "__pycache__":
                 left_out.append(name)
     elif path.suffix == ".ipynb" and path.is_file():

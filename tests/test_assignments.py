@@ -2,6 +2,7 @@
 
 import copy
 import csv
+import io
 import itertools
 import json
 import os
@@ -9,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -774,6 +776,21 @@ def test_broken_submissions_do_not_keep_others_from_being_graded(tmp_path, capsy
         for name in ("truncated", "binary", "list", "cells")
     )
     assert not list(tmp_path.rglob("outside.ipynb"))
+
+
+def test_a_name_that_no_disk_takes_does_not_keep_others_from_being_graded(tmp_path):
+    """A tar is read by its content, and its names may hold what those of a zip cannot."""
+    notebook = nbformat.writes(answers("01_data_processing")).encode()
+    with tarfile.open(tmp_path / "a.zip", "w", format=tarfile.PAX_FORMAT) as archive:
+        for name, content in {"a.ipynb": notebook, "a.py": b""}.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            if name == "a.py":
+                info.pax_headers = {"path": "a\0b.py"}
+            archive.addfile(info, io.BytesIO(content))
+    (graded,) = assignments.grade([tmp_path / "a.zip"])
+    assert graded.problem.startswith("its small files cannot be placed (")
+    assert graded.points == 0
 
 
 def test_a_zip_may_hold_the_zips_of_a_class_and_what_notebooks_need(tmp_path):

@@ -309,21 +309,51 @@ def test_missing_permission_is_told(tmp_path, build, locked):
         (tmp_path / locked).chmod(0o700)
 
 
+@pytest.fixture
+def list_all_but(monkeypatch):
+    """Return a function that forbids everybody to list a folder, root too."""
+
+    def forbid(folder):
+        def list_some(path):
+            if os.fspath(path) == str(folder):
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return scandir(path)
+
+        monkeypatch.setattr(os, "scandir", list_some)
+
+    scandir = os.scandir
+    return forbid
+
+
 @pytest.mark.parametrize("locked", ["folder", "folder/train"])
 def test_folder_that_may_not_be_listed_is_not_taken_for_an_empty_one(
-    tmp_path, build, monkeypatch, locked
+    tmp_path, build, list_all_but, locked
 ):
     build.pack(tmp_path / "folder", {"train/1.png": b"cat", "test/1.png": b"cat"})
-    scandir = os.scandir
-
-    def list_some(path):
-        if os.fspath(path) == str(tmp_path / locked):
-            raise PermissionError(errno.EACCES, "Permission denied", str(path))
-        return scandir(path)
-
-    monkeypatch.setattr(os, "scandir", list_some)
+    list_all_but(tmp_path / locked)
     with pytest.raises(InputError, match=f"{locked}: .*no permission"):
         read(tmp_path / "folder")
+
+
+@pytest.mark.parametrize("locked", ["folder", "folder/train"])
+def test_files_are_not_looked_for_in_a_folder_that_may_not_be_listed(
+    tmp_path, build, list_all_but, locked
+):
+    build.pack(tmp_path / "folder", {"train/1.zip": b"cat"})
+    list_all_but(tmp_path / locked)
+    with pytest.raises(InputError, match=f"{locked}: .*no permission"):
+        containers.named_files(tmp_path / "folder", (".zip",), "a zip")
+
+
+def test_a_zip_whose_end_record_has_no_end_is_damage(tmp_path, build):
+    """The last four bytes look like the beginning of another end record."""
+    path = build.pack(tmp_path / "a.zip", {"a.txt": b"cat"})
+    content = bytearray(path.read_bytes())
+    end = content.rindex(b"PK\5\6")
+    content[end + 16 : end + 20] = b"PK\5\6"  # where the directory begins, 0 in a plain zip
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="damaged or truncated"):
+        read(path)
 
 
 def test_a_header_with_an_entry_that_is_no_number_is_damage(tmp_path):
