@@ -94,7 +94,7 @@ def tune(arguments: Sequence[str]) -> None:
         try:
             final = tuning.finals(tuned, count, seeds, also=also, kept_in=kept, **budget)
         except training.DivergedError as error:
-            tuning.write(tuned, output, command)
+            tuning.write(tuned, output, command, epochs=epochs)
             told = f"{output} has the best trial instead of a finalist."
             raise CifarlibError(f"In the finals, {error} {told}") from error
         print(final.table().round(1).to_string())

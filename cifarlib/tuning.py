@@ -74,8 +74,8 @@ class Tuning(NamedTuple):
 
     Attributes:
         trials: a row a trial, counted from 0, the default: ``state`` (finished, pruned, failed,
-            running), ``accuracy`` on validation images in its best epoch, ``epochs`` trained,
-            ``seconds``, ``why`` it was pruned or failed, and a column for each parameter.
+            running, waiting), ``accuracy`` on validation images in its best epoch, ``epochs``
+            trained, ``seconds``, ``why`` it was pruned or failed, and a column for each parameter.
         study: Optuna's own object, for all that Optuna can do with it.
         space: what was searched.
         start: what it started from; its budget is that of a trial.
@@ -247,7 +247,8 @@ def tune(
             waited for.
 
     Raises:
-        InputError: if the space does not fit, or the journal holds another study or is damaged.
+        InputError: if a number or the space does not fit, the start holds no validation images
+            out, or the journal holds another study or is damaged.
         CifarlibError: if no trial has finished.
     """
     _check_numbers(num_trials, time_budget, max_multiply_adds)
@@ -368,8 +369,8 @@ def write(
     """Write what was found as a file that stands for a model, see `layered.read`.
 
     The recipe is what the search decided and what its start said otherwise than
-    `training.Config` does; but not the budget of a trial (epochs, train_size), nor seed and
-    colour.
+    `training.Config` does; but not the budget of a trial (epochs, train_size, patience), nor
+    seed, colour and number of devices.
 
     Args:
         tuning: the outcome.
@@ -585,7 +586,7 @@ def _is_out_of_memory(error: Exception) -> bool:
         word in told
         for word in (
             *("resource exhausted", "resourceexhausted", "outofmemory", "out of memory"),
-            *("t allocate memory", "cannot allocate memory", "bad alloc"),
+            *("t allocate memory", "bad alloc"),
         )
     )
 
