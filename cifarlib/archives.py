@@ -40,6 +40,7 @@ BATCHES = (*TRAIN_BATCHES, "test_batch")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 SYNTHETIC_MARK = "SYNTHETIC.txt"
 NUM_PIXELS = 32 * 32
+_NAME_ONE = "Name one of them; unpack an archive first."
 
 
 class Archive(NamedTuple):
@@ -83,7 +84,7 @@ def read(path: Path | str) -> Archive:
         base = PurePosixPath(name).name
         if base in names and base.removesuffix(".bin") in BATCHES:
             found = f"{names[base]} and {name}"
-            raise InputError(path, "one copy of the data set", found, "Name one of the two.")
+            raise InputError(path, "one copy of the data set", found, _NAME_ONE)
         names[base] = name
     pictures = [content for name, content in members.items() if _class_folder(name)]
     if any(f"{batch}.bin" in names for batch in BATCHES):
@@ -213,10 +214,10 @@ def _to_split(where: str, planes: np.ndarray, labels: np.ndarray) -> Split:
     return Split(np.ascontiguousarray(images), labels.astype(np.uint8))
 
 
-def _check_labels(where: str, labels: np.ndarray) -> None:
+def _check_labels(where: str, labels: np.ndarray, advice: str = GET_ANOTHER) -> None:
     if not len(labels) or labels.min() < 0 or labels.max() >= len(CLASS_NAMES):
         found = f"{labels.min()} to {labels.max()}" if len(labels) else "no record"
-        raise InputError(where, "labels from 0 to 9", found, GET_ANOTHER)
+        raise InputError(where, "labels from 0 to 9", found, advice)
 
 
 def _check_writable(images: np.ndarray, labels: np.ndarray) -> None:
@@ -227,7 +228,7 @@ def _check_writable(images: np.ndarray, labels: np.ndarray) -> None:
         advice = "Write the images as loaded or as images.to_grayscale makes them."
         told = "uint8 (n, 32, 32, 1 or 3) and integers (n,)"
         raise InputError("images, labels", told, found, advice)
-    _check_labels("labels", labels)
+    _check_labels("labels", labels, "Number the classes as CLASS_NAMES does.")
 
 
 def _to_records(images: np.ndarray, labels: np.ndarray) -> bytes:
@@ -364,7 +365,7 @@ def _read_class_folders(path: Path, members: dict[str, bytes]) -> tuple[Split, S
             roots.add(str(PurePosixPath(name).parents[2]))
     if len(roots) > 1:
         found = f"one in each of {', '.join(sorted(roots))}"
-        raise InputError(path, "one copy of the data set", found, "Name one of the folders.")
+        raise InputError(path, "one copy of the data set", found, _NAME_ONE)
     for split in ("train", "test"):
         found = {class_name for part, class_name in names if part == split}
         if found != set(CLASS_NAMES):

@@ -40,12 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.flush()  # so that a closed pipe shows here, not at exit
         return 0
     except KeyboardInterrupt:
-        how = {
-            _train: "with --resume continues",
-            _submit: "starts again",
-            _assignment_grade: "begins anew",
-        }
-        told = how.get(options.command, "continues")
+        continued = dict.fromkeys((_data_fetch, _data_info, _run, _tune), "continues")
+        how = {**continued, _train: "with --resume continues"}
+        told = how.get(options.command, "starts again")
         print(f"cifarlib: interrupted; the same command {told}.", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `cifarlib data info | head -1` is no error

@@ -137,12 +137,12 @@ def fetch(
             is_offline = num_unreachable == len(remaining) and _size(part) == size_before
             if not remaining or (attempt and is_offline):
                 break  # nobody is left to ask, or there is no network
+    kept = " (what has arrived is kept)" if _size(part) else ""
     raise UnavailableError(
         path.name,
         "a mirror that delivers it",
         "; ".join(f"{url} {reason}" for url, reason in failures.items()),
-        "Check the network and try again (what has arrived is kept), or name a file you have "
-        "with CIFARLIB_SOURCE.",
+        f"Check the network and try again{kept}, or name a file you have with CIFARLIB_SOURCE.",
     )
 
 

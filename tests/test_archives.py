@@ -642,6 +642,13 @@ def test_arrays_that_are_no_data_set_are_not_written(tmp_path, tiny, bad):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_who_writes_labels_of_other_classes_is_not_told_to_get_a_file_again(tmp_path, tiny):
+    split = change(tiny[0], labels=lambda labels: labels + np.int64(1))
+    with pytest.raises(InputError, match="Number the classes as CLASS_NAMES does") as told:
+        archives.write_binary(tmp_path / "a.tar.gz", split, split)
+    assert "CIFARLIB_SOURCE" not in str(told.value)
+
+
 def test_colour_and_grayscale_are_not_written_together(tmp_path, tiny, tiny_gray):
     with pytest.raises(InputError):
         archives.write_binary(tmp_path / "a.tar.gz", tiny[0], tiny_gray[1])

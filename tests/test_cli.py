@@ -234,6 +234,15 @@ def test_interruption_is_status_130_and_one_line(error_of, fail):
     assert "interrupted" in line
 
 
+@pytest.mark.parametrize("command", ["models", "results"])
+def test_only_what_keeps_its_work_says_that_it_continues(error_of, monkeypatch, command):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, f"_{command}", interrupt)
+    assert error_of(command)[1].endswith("the same command starts again.")
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -705,6 +714,21 @@ def test_a_finalist_that_diverges_does_not_lose_the_search(
     path = "runs/tuned-layered_cnn-gray.json"
     assert f"not finite. {path} has the best trial" in capsys.readouterr().err
     assert json.loads(Path(path).read_text())["model"]["width"] == 2
+
+
+def test_what_is_written_instead_of_a_finalist_trains_for_as_long(
+    synthetic_source, wide, monkeypatch
+):
+    from cifarlib import training, tuning
+
+    def finals(*_, **__):
+        raise training.DivergedError("layered_cnn: the loss is not finite.")
+
+    monkeypatch.setattr(tuning, "finals", finals)
+    words = ("--num-trials", "1", "--finalists", "1", "--final-epochs", "5")
+    assert cli.main([*TUNE, *words]) == 1
+    found = json.loads(Path("runs/tuned-layered_cnn-gray.json").read_text())
+    assert found["recipe"]["epochs"] == 5
 
 
 def test_an_interrupted_search_says_that_the_same_command_continues(

@@ -241,6 +241,16 @@ def test_file_with_a_wrong_hash_is_refused_and_discarded(server, path):
     assert visible_files(path) == []
 
 
+def test_only_what_has_arrived_is_said_to_be_kept(server, path, part):
+    with pytest.raises(UnavailableError) as nothing:
+        fetch(path, server.offer("a", WRONG))
+    part.write_bytes(CONTENT[:HALF])
+    with pytest.raises(UnavailableError) as half:
+        fetch(path, server.offer("a", lambda handler: handler.send_error(503)))
+    is_told = ["what has arrived is kept" in str(told.value) for told in (nothing, half)]
+    assert is_told == [False, True]
+
+
 def test_mirror_that_sent_a_wrong_file_is_not_asked_again(server, path):
     urls = server.offer("a", WRONG), server.offer("b", 503, CONTENT)
     fetch(path, *urls)
