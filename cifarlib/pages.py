@@ -55,12 +55,15 @@ def _chapter_seconds(number: str, profile: str) -> str:
     return f"{result.mean:.0f} s" if result else "not measured"
 
 
+def _data_of(result: results.Result) -> str:
+    kind = result.data_kind
+    return "official data" if kind == "official" else f"{kind} of the data"
+
+
 def _time_line(number: str) -> str:
     parts = [f"{profile} profile {_chapter_seconds(number, profile)}" for profile in _PROFILES]
     found = [results.read(f"chapter-{number}-{profile}") for profile in _PROFILES]
-    places = [
-        f" on {each.hardware} ({each.data_kind} of the data)" if each else "" for each in found
-    ]
+    places = [f" on {each.hardware} ({_data_of(each)})" if each else "" for each in found]
     if places[0] == places[1]:
         places[0] = ""
     return ", ".join(part + place for part, place in zip(parts, places, strict=True))

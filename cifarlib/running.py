@@ -62,8 +62,10 @@ def run(
         The report's first page.
 
     Raises:
-        InputError: for an unknown chapter, or a recording that would not be of photographs.
-        ChapterError: with the cell that failed, its source and its last lines.
+        InputError: for an unknown chapter or backend, an output folder that cannot be used, or a
+            recording that would not be of photographs.
+        ChapterError: with the cell that failed, its source and its last lines; or if the code
+            changed while what is to be recorded was executed.
     """
     settings.check_backend()
     selected = chapters.find(numbers)
@@ -196,7 +198,8 @@ def _record(chapter: Chapter, executed: nbformat.NotebookNode, profile: str, com
         _clean(executed)
         if figure := report.cover(executed):
             picture = Image.open(io.BytesIO(base64.b64decode(figure[1]))).convert("RGB")
-            picture.save(results.folder() / f"chapter-{chapter.number}-cover.jpg", quality=85)
+            with files.replacing(results.folder() / f"chapter-{chapter.number}-cover.jpg") as file:
+                picture.save(file, "JPEG", quality=85)
     else:
         executed = chapters.read(chapter.path)
     executed.cells[0].source = pages.stamp(executed.cells[0].source)

@@ -1,5 +1,6 @@
 """README and headings: what they quote of the records, and the repository they name."""
 
+import json
 from pathlib import Path
 
 import nbformat
@@ -46,6 +47,16 @@ def test_where_a_chapter_was_timed_is_told_once_or_of_each_time(record):
     record("chapter-03-full", values=(45.6,), hardware="another")
     told = pages.stamp(place)
     assert "quick profile 12 s on a machine (" in told and "full profile 46 s on another (" in told
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"), [("JPEG copy", "JPEG copy of the data"), ("official", "official data")]
+)
+def test_the_data_of_a_time_are_named(record, kind, told):
+    written = record("chapter-03-full", values=(45.6,), hardware="a machine")
+    path = results.folder() / f"{written.name}.json"
+    path.write_text(json.dumps({**written._asdict(), "data_kind": kind}), encoding="utf-8")
+    assert f" on a machine ({told})" in pages.stamp("<!-- results: time 03 --><!-- end -->")
 
 
 def test_benchmarks_are_tabled_with_their_spread(record):
