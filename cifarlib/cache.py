@@ -61,7 +61,11 @@ _UNFIT = (
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the lock of a cache folder, so that only one program builds it."""
+    """Hold the lock of a cache folder, so that only one program builds it.
+
+    Raises:
+        InputError: if the folder cannot be written to.
+    """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(folder.with_name(f".{folder.name}.lock")):
@@ -126,7 +130,11 @@ def store(folder: Path, train: Split, test: Split, about: dict[str, Any]) -> Non
 
 
 def about(folder: Path) -> dict[str, Any] | None:
-    """Return what is remembered about a cached data set, None if there is none."""
+    """Return what is remembered about a cached data set, None if there is none.
+
+    Raises:
+        DamagedError: if the file that remembers it cannot be read.
+    """
     try:
         remembered = json.loads((folder / "about.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -177,6 +185,9 @@ def load_or_build(
 
     Returns:
         What ``load`` returns, and the damage that was mended, if any.
+
+    Raises:
+        InputError: if the cache cannot be written.
     """
     damage = None
     try:

@@ -1,7 +1,8 @@
 """How good a model is, how sure one may be of that, and what it gets wrong.
 
 Functions of labels and answers, the same for scikit-learn and Keras: only `probabilities` ever
-sees a model. Not for choosing a model: give validation images while you choose, and the test
+sees a model. What is not as many classes from 0 to 9 as there are images is a ValueError
+everywhere. Not for choosing a model: give validation images while you choose, and the test
 set once, at the end.
 """
 

@@ -72,8 +72,8 @@ def compare(
         kept_in: see `training.train`: what was trained before is not trained again.
 
     Raises:
-        InputError: if there is nothing to train, a seed occurs twice, or a variant holds no
-            validation images out.
+        InputError: if there is nothing to train, a seed occurs twice, a variant holds no
+            validation images out, or there are images for one that is not named.
     """
     seeds = list(seeds)
     if not seeds or len(set(seeds)) < len(seeds):

@@ -191,7 +191,7 @@ def overview() -> pd.DataFrame:
         ``milliseconds`` for one image on one core, ``images_per_second`` on one core in
         batches, ``megabytes`` on disk, ``calibration_error`` (a fraction), ``data_kind``, and
         ``is_stale``.
-        NaN for what is not recorded.
+        Speed and size are those of the network in colour; NaN for what is not recorded.
     """
     rows = {}
     for result in records():

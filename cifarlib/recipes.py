@@ -48,7 +48,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "epochs": 15,
         "validation_fraction": 0.2,
     },
-    # Their optimizers and batch sizes are not published; these are Keras's most used.
+    # Their optimizers and batch sizes are not published: Keras's most used, and Config's.
     "residual_cnn": {**_PLAIN, "optimizer": "adam", "augmentation": ("rotate", "shift", "flip")},
     "resnet18": {**_PLAIN, "optimizer": "adam", "schedule": "plateau", "epochs": 82},
 }

@@ -176,7 +176,8 @@ def notebook_page(
     notebook = copy.deepcopy(notebook)
     for cell in notebook.cells:  # the badge's picture is elsewhere
         cell.source = colab.BADGE.sub("", cell.source)
-    # No math in the chapters and no widgets: without these the page needs no network.
+    # No math in the chapters and no widgets: without these the page needs no network. (Formulas
+    # of a submission are shown as they were typed.)
     exporter = nbconvert.HTMLExporter(
         embed_images=True, mathjax_url="", require_js_url="", jupyter_widgets_base_url=""
     )

@@ -41,7 +41,8 @@ class Result(NamedTuple):
         seconds: what the measurement took, or None.
         hardware: what it was measured on; several, if seeds were trained on several.
         versions: of Python and the libraries, when the last value was added.
-        commit: of the code that did so; ends in ``+`` if files had changed since.
+        commit: of the code that did so; ends in ``+`` if files had changed since, ``"unknown"``
+            without git.
         command: what repeats it.
         details: anything else, JSON values.
     """
@@ -116,8 +117,9 @@ def write(
         The result as written.
 
     Raises:
-        ValueError: if the values are none or not finite, or the seeds do not match them.
-        InputError: if the data set loaded last is synthetic.
+        ValueError: if the values are none or not finite, the seeds do not match them, or the name
+            is not one of lower-case words joined by dashes.
+        InputError: if the data set loaded last is synthetic, or there is no checkout.
     """
     if not values or not all(math.isfinite(value) for value in values):
         raise ValueError(f"values: expected finite numbers, found {values}")
@@ -164,7 +166,7 @@ def check_recordable() -> None:
     if description and description.kind == "synthetic":
         told = "photographs, since readers will see what is recorded"
         advice = "Name an archive with CIFARLIB_SOURCE."
-        raise InputError("--record", told, "the synthetic stand-in", advice)
+        raise InputError("results", told, "the synthetic stand-in", advice)
 
 
 def read(name: str) -> Result | None:
@@ -224,7 +226,10 @@ def in_percent(mean: float, sd: float | None = None, count: int = 0) -> str:
 
 
 def current_commit() -> str:
-    """Return the checkout's commit, with a + where files that count differ from it."""
+    """Return the checkout's commit, with a + where files that count differ from it.
+
+    ``"unknown"`` without git, or where the checkout is none of git's.
+    """
 
     def git(*words: str) -> str:
         command = ["git", "-C", str(folder().parent), *words]

@@ -48,7 +48,7 @@ class Run(NamedTuple):
 
 # The field of config.json with the digest of the code that trains.
 CODE = "code"
-# What is read of a finished run, here and elsewhere.
+# What is checked of a finished run.
 _METRICS = (
     *("model", "color", "seed", "epochs", "best_epoch", "seconds", "parameters", "config"),
     *("data_kind", "data_fingerprint", "accelerators", "hardware", "command"),

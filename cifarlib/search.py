@@ -104,10 +104,10 @@ class ResumableGridSearchCV(GridSearchCV):
 
         Raises:
             InputError: if the journal is of another search, damaged, or in use.
-            CifarlibError: if the time budget ended before one candidate was finished, or a
-                worker died.
-            ValueError: if every candidate failed, with what the first one said, or the grid
-                holds a function without a name.
+            CifarlibError: if the time budget ended before one candidate was finished, a worker
+                died, or the journal cannot be written.
+            ValueError: if every candidate failed, with what the first one said, if the grid is
+                empty or holds a function without a name, or for several metrics.
         """
         X, y = indexable(X, y)
         if isinstance(self.scoring, list | tuple | set | dict):
