@@ -63,7 +63,7 @@ def prepare(root: Path, decoded: Path, source: str | None = None) -> dict[str, s
     keeps does not reach the next one, and nothing the user has kept is read by it.
 
     Args:
-        root: an empty folder, which will hold ``work`` (where the program starts) and others.
+        root: an empty folder, which will hold ``work`` (where notebooks are executed) and others.
         decoded: the folder of the decoded data set that the program will find.
         source: its ``CIFARLIB_SOURCE``, if it is not to take what it finds.
     """
@@ -245,15 +245,17 @@ def written_outside(root: Path) -> tuple[list[str], bool]:
         Paths, the home folder as ``~``, and whether the kernel was watched from its start.
     """
     half_written = f".{RESULT}."
-    beside = {path.name for path in root.iterdir() if not path.name.startswith(half_written)}
-    told = [f"../{name}" for name in beside - _OURS]
-    with contextlib.suppress(OSError):  # the program may have taken it away
+    told = []
+    with contextlib.suppress(OSError):  # the program may have taken it away, or closed it
+        beside = {path.name for path in root.iterdir() if not path.name.startswith(half_written)}
+        told += [f"../{name}" for name in beside - _OURS]
+    with contextlib.suppress(OSError):
         at_home = {path.name for path in (root / _HOME).iterdir()}
         told += [f"~/{name}" for name in at_home - _LIBRARY_FOLDERS]
     is_watched = False
     with contextlib.suppress(OSError):
         for line in left_behind(root / _WRITES, 2**20).splitlines():
-            with contextlib.suppress(ValueError):
+            with contextlib.suppress(ValueError, RecursionError):
                 path = json.loads(line)
                 is_watched = is_watched or path is None
                 told += [str(path)] if path else []
@@ -288,7 +290,8 @@ def watch_writes(allowed: Sequence[str], log: str) -> None:
         log: gets a line of JSON for each path, and null for the start of the watch.
     """
     folders = [_resolved(folder) + os.sep for folder in allowed]
-    # Devices and what belongs to the system are no places where anything stays.
+    # Devices and what belongs to the system are no places where anything stays, but for /dev/shm,
+    # by which libraries share memory.
     is_posix = os.name == "posix"
     folders += ["/dev/", "/proc/"] if is_posix else [f"{_resolved(os.devnull)}{os.sep}"]
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -322,7 +325,7 @@ def _resolved(path: Any, descriptor: int = -1, *, is_followed: bool = True) -> s
     path = Path(os.fsdecode(path))
     if descriptor not in (-1, None):
         path = _place_of(descriptor) / path
-    if is_followed:
+    if is_followed or path.name == "..":
         return os.path.realpath(path)
     return str(Path(os.path.realpath(path.parent)) / path.name)
 

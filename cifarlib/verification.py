@@ -225,8 +225,10 @@ def _judge(
     )
     remarks = [] if verdict.is_watched else ["its writing was not watched"]
     handed_data = manifest.get("data")
-    if manifest.get("profile") != "quick":
-        remarks.append("handed in with the full profile")
+    profile = manifest.get("profile")
+    if profile != "quick":
+        told = "the full" if profile == "full" else "an unknown"
+        remarks.append(f"handed in with {told} profile")
     elif handed_data != {"kind": description.kind, "fingerprint": description.fingerprint}:
         remarks.append("handed in with other data")
     elif executed == "ran":
@@ -331,13 +333,20 @@ def _outcomes(path: Path) -> list[dict[str, Any]]:
             {
                 "file": execution.plain(outcome["file"], 60),
                 "status": execution.plain(outcome["status"], 80),
-                "num_cells": int(outcome["num_cells"]),
-                "num_differing": int(outcome["num_differing"]),
+                "num_cells": _counted(outcome["num_cells"]),
+                "num_differing": _counted(outcome["num_differing"]),
             }
             for outcome in found
         ]
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+    except (OSError, ValueError, TypeError, KeyError, RecursionError, OverflowError):
         return []
+
+
+def _counted(told: Any) -> int:
+    """Return a number of cells; what has more digits than Python prints is none."""
+    if not 0 <= (number := int(told)) <= 10**6:
+        raise ValueError("no number of cells")
+    return number
 
 
 def _told(outcomes: list[dict[str, Any]], ended: str | None, notebooks: list[str]) -> str:

@@ -223,6 +223,16 @@ def test_a_folder_that_no_system_tells_is_outside(monkeypatch):
     assert found.startswith(os.sep) and found.endswith("there")
 
 
+def test_a_folder_that_was_taken_away_holds_nothing(tmp_path):
+    assert confinement.written_outside(tmp_path / "gone") == ([], False)
+
+
+@posix_only
+def test_the_folder_above_is_not_inside_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert confinement._resolved("..", is_followed=False) == str(tmp_path.resolve().parent)
+
+
 @posix_only
 def test_what_is_no_file_is_not_read(tmp_path):
     os.mkfifo(tmp_path / "pipe")  # reading it would wait for ever
@@ -269,7 +279,7 @@ def test_nothing_is_seen_where_nothing_was_written(run, root):
     assert confinement.written_outside(root) == ([], False)
 
 
-@pytest.mark.parametrize("log", ["", "{", "[1]\n{}\n", '"\\u0000"\n'])
+@pytest.mark.parametrize("log", ["", "{", "[1]\n{}\n", '"\\u0000"\n', "[" * 100_000])
 def test_a_log_that_was_tampered_with_is_read_all_the_same(run, root, log):
     assert run("pass") is None
     (root / "writes.log").write_text(log)

@@ -180,6 +180,9 @@ OUTCOME = {"file": "a.ipynb", "status": "ran", "num_cells": 1, "num_differing": 
         (None, [{**OUTCOME, "status": "failed\x1b[31m" + "x" * 200}], "failed�[31mxxx"),
         (None, {"forged": 1}, "broke off"),
         (None, [{**OUTCOME, "num_cells": "many"}], "broke off"),
+        (None, [{**OUTCOME, "num_cells": 10**7}], "broke off"),
+        (None, [{**OUTCOME, "num_differing": -1}], "broke off"),
+        (None, [{**OUTCOME, "num_differing": float("inf")}], "broke off"),
         (None, "[" * 100_000, "broke off"),
     ],
     ids=str,
@@ -196,6 +199,12 @@ def test_what_a_submission_leaves_is_read_with_care(hand_in, monkeypatch, ended,
     (verdict,) = verification.verify([path])
     assert verdict.executed.startswith(told) and len(verdict.executed) <= 80
     assert not verdict.is_fine
+
+
+def test_a_profile_that_is_none_is_not_taken_for_the_full_one(hand_in, monkeypatch):
+    monkeypatch.setattr(confinement, "run", lambda *_, **__: None)
+    (verdict,) = verification.verify([hand_in("a", "x = 1", profile="forged")])
+    assert "handed in with an unknown profile" in verdict.remarks
 
 
 def test_of_several_notebooks_the_one_that_failed_is_named():
