@@ -61,7 +61,9 @@ function counts(model) {
 }
 
 function asked() {  // the cell that the address names, as far as it names one
-  const [model, truth, answer] = location.hash.slice(1).split("/").map(decodeURIComponent);
+  const [model, truth, answer] = location.hash.slice(1).split("/").map(part => {
+    try { return decodeURIComponent(part); } catch { return ""; }  // cut after a %, say
+  });
   const known = Object.keys(models);
   return [known.includes(model) ? model : known[0], names.indexOf(truth), names.indexOf(answer)];
 }
