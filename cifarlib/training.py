@@ -81,7 +81,7 @@ class Config:
     validation_fraction: float = _field(0.1, "share of the training set held out; 0 for none")
     scaling: str = _field("standardized", "pixels: standardized by channel, or to the unit range")
     augmentation: tuple[str, ...] = _field(
-        ("flip", "crop"), f"any of {', '.join(augmentation.NAMES)}"
+        ("flip", "crop"), f"any of {', '.join(augmentation.NAMES)}; none for none"
     )
     augmentation_strength: float = _field(1.0, "scales turns, shifts and the like; 0 to 2")
     image_sizes: tuple[int, ...] = _field(
@@ -244,7 +244,8 @@ def train(
         trained in.
 
     Raises:
-        InputError: if folder, images, devices or number format do not fit.
+        InputError: if design, folder, images, their sizes, devices or number format do not fit.
+        CifarlibError: if another process trains in the folder, or a checkpoint cannot be written.
         DivergedError: if the loss is no longer finite; the last checkpoint is kept.
     """
     for name, path in (("folder", folder), ("kept_in", kept_in)):
@@ -260,8 +261,11 @@ def train(
     labels = _checked_labels(labels, len(pictures))
     pictures = _in_color(pictures, config.color)
     kept, held_out = _places(labels, config)
+    if len(kept) < config.num_devices:
+        told = f"at most {len(kept)}, one for each training image"
+        raise InputError("num_devices", told, str(config.num_devices), "Use fewer devices.")
     # No batch is larger than the training set, and recipes scale their rates with the batch.
-    largest = len(kept) // config.num_devices * config.num_devices or len(kept)
+    largest = len(kept) // config.num_devices * config.num_devices
     config = dataclasses.replace(config, batch_size=min(config.batch_size, largest))
     scaling = _scaling(pictures, kept, config)
     keras.utils.set_random_seed(config.seed)
@@ -453,7 +457,8 @@ def _smaller_networks(network: keras.Model, config: Config) -> dict[int, keras.M
                 "image_sizes",
                 f"{models.IMAGE_SIZE} for {config.model_name}, whose layers need it",
                 str(size),
-                f"Use {models.IMAGE_SIZE} alone, or end the design in a global pooling.",
+                f"Use {models.IMAGE_SIZE} alone, or larger sizes; a design that ends in a global "
+                "pooling takes most.",
             ) from error
     return smaller
 
@@ -668,7 +673,11 @@ def command(config: Config) -> str:
     if callable(config.model) and not isinstance(config.model, layered.LayeredCNN):
         return f"cifarlib.training.train in Python, with the design {config.model_name}"
     model = config.as_json()["model"]
-    words = ["cifarlib train", shlex.quote(model if isinstance(model, str) else _numbers(model))]
+    if not isinstance(model, str):
+        model = _numbers(model)
+    elif model.endswith(".json"):
+        model = Path(model).as_posix()  # a shell on Windows takes slashes, too
+    words = ["cifarlib train", shlex.quote(model)]
     if recipes.usual(config.model_name) != "modern":
         words.append("--recipe modern")  # what follows is what differs from it
     modern = recipes.find("modern", config.model_name)
@@ -727,7 +736,9 @@ def _in_color(pictures: np.ndarray, color: str) -> np.ndarray:
     if color == "gray" and pictures.shape[-1] == 3:
         return images.to_grayscale(pictures)
     found = f"{pictures.shape[-1]} channels"
-    raise InputError("train_split", f"images in {color}", found, "Choose the other color.")
+    is_gray = pictures.shape[-1] == models.CHANNELS["gray"]
+    advice = "Choose the other color." if is_gray else "Give images of 3 channels, or of 1."
+    raise InputError("train_split", f"images in {color}", found, advice)
 
 
 def _places(labels: np.ndarray, config: Config) -> tuple[np.ndarray, np.ndarray]:

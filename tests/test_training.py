@@ -668,6 +668,12 @@ def test_fewer_images_than_a_batch_are_shared_by_the_devices():
         training.train(config(num_devices=16, batch_size=64, train_size=33), make_split())
 
 
+def test_fewer_images_than_devices_are_told_of_the_devices():
+    """Another batch size would be cut to the images as well."""
+    with pytest.raises(InputError, match="num_devices: expected at most 10, one for each"):
+        training.train(config(num_devices=16, batch_size=16, train_size=10), make_split())
+
+
 def test_the_command_of_a_quick_profile_names_the_epochs(monkeypatch):
     asked = training.Config("baseline")
     assert training.command(asked) == "cifarlib train baseline"
