@@ -60,7 +60,8 @@ def describe_cpu() -> str:
     told = re.search(r"^model name\s*: (.+)$", _cpu_info(), re.MULTILINE)
     found = cpu_features()
     unit = next((f" with {unit}" for flag, unit in _UNITS.items() if flag in found), "")
-    return f"{told[1].strip() if told else name}{unit}, {num_cores()} cores"
+    cores = "1 core" if num_cores() == 1 else f"{num_cores()} cores"
+    return f"{told[1].strip() if told else name}{unit}, {cores}"
 
 
 # What multiplies many numbers at once, the fastest first; a factor of five lies between them.

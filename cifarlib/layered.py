@@ -179,7 +179,7 @@ def read(path: str | Path) -> Found:
     except OSError as error:
         found = error.strerror or "none"
         raise InputError(path, expected, found, advice) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(path, expected, f"no JSON ({error})", advice) from error
     if not isinstance(content, dict) or not isinstance(content.get("model"), (dict, str)):
         raise InputError(path, expected, "no model in it", advice)

@@ -68,7 +68,8 @@ def build(
         them.
 
     Raises:
-        InputError: for a name or colour that is not there, with the nearest one that is.
+        InputError: for a name or colour that is not there, with the nearest one that is; for a
+            design without a name, or one that does not end in features of shape (n, d).
     """
     if callable(model):
         if not hasattr(model, "__name__"):
@@ -98,7 +99,8 @@ def find(name: str | Path) -> Design:
             the numbers of a `layered.LayeredCNN` as JSON, such as ``'{"width": 64}'``.
 
     Raises:
-        InputError: if there is none, with the nearest name that is there.
+        InputError: if there is none, with the nearest name that is there, or if the file or the
+            numbers do not fit.
     """
     if isinstance(name, Path):
         name = str(name)

@@ -631,6 +631,8 @@ def _draw_axis(ax: Axes, column: int, values: pd.Series) -> np.ndarray:
     is_list = isinstance(values.iloc[0], (list, tuple)) if len(values) else False
     if is_list:  # such as augmentations
         values = values.map(lambda names: ", ".join(map(str, names)) or "none")
+    if values.isna().any():  # None beside numbers
+        values = values.astype(object).where(values.notna(), "none")
     choices = sorted(values.unique(), key=lambda value: (isinstance(value, str), value))
     is_range = len(choices) > 7 and not isinstance(choices[-1], str)
     if is_range:  # its ends are enough

@@ -82,12 +82,13 @@ def evaluate(folder: str | Path, *, with_views: bool = False) -> Report:
             and page say so.
 
     Returns:
-        The figures: accuracy with a 95 % interval, precision, recall and F1 of each class,
-        the confusion matrix, calibration before and after scaling by a temperature that was
-        fitted on the validation images.
+        The answers, the page, and the figures: accuracy with a 95 % interval, precision, recall
+        and F1 of each class, the confusion matrix, calibration before and after scaling by a
+        temperature that was fitted on the validation images.
 
     Raises:
-        InputError: if the run is not finished, or was trained on other images than there are.
+        InputError: if the run is not finished, is damaged, may not be written to, or was trained
+            on other images than there are.
     """
     run = runs.read(folder)
     if not os.access(run.folder, os.W_OK):
@@ -169,8 +170,10 @@ def _told_learning(config: Mapping[str, Any]) -> str:
     """Return how the two curves differ, and which epoch was saved."""
     is_changed = bool(config["augmentation"] and config["augmentation_strength"])
     looks = "changed before each look" if is_changed else "shown as they are"
-    if min(config["image_sizes"]) < models.IMAGE_SIZE:
-        looks += ", at first smaller"
+    sizes = config.get("image_sizes", (models.IMAGE_SIZE,))  # older runs have none
+    is_smaller = min(sizes) < models.IMAGE_SIZE
+    if is_smaller:
+        looks += ", at first smaller" if sizes[-1] == models.IMAGE_SIZE else ", smaller"
     loss = "counts the labels themselves"
     if config["label_smoothing"]:
         loss = "counts smoothed labels"
@@ -179,7 +182,8 @@ def _told_learning(config: Mapping[str, Any]) -> str:
     told = f"Training images are {looks}, and their loss {loss}"
     if not config["validation_fraction"]:
         return f"{told}. No images were held out: the saved network is that of the last epoch."
-    others = "; validation images are shown as they are" if is_changed else ""
+    is_other = is_changed or is_smaller
+    others = "; validation images are shown as they are" if is_other else ""
     return f"{told}{others}. The saved network is that of the best epoch."
 
 

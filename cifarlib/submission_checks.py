@@ -88,7 +88,7 @@ def _told(source: str, variable: str) -> ast.expr | str | None:
     try:
         lines = ast.parse(source).body
     except _NO_LITERAL:  # a magic, or a number such as 0012
-        match = re.search(rf"^{variable}\s*=(.*)$", source, re.MULTILINE)
+        match = re.search(rf"^{variable}\s*=(?!=)(.*)$", source, re.MULTILINE)
         return match[1].strip() if match else None
     for line in lines:
         if isinstance(line, ast.Assign | ast.AnnAssign):
@@ -108,9 +108,8 @@ def blank_answers(notebooks: dict[str, nbformat.NotebookNode]) -> list[str]:
             is_blank = cell.source.strip() in ("", BLANK_ANSWER)
             if is_question and is_blank and cell.cell_type == "markdown":
                 which = told.get("grade_id", "a question")
-                problems.append(
-                    f"{file}: {which} is not answered; write it where it says {BLANK_ANSWER!r}"
-                )
+                where = f"where it says {BLANK_ANSWER!r}" if cell.source.strip() else "there"
+                problems.append(f"{file}: {which} is not answered; write it {where}")
     return problems
 
 

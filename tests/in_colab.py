@@ -19,7 +19,7 @@ from pathlib import Path
 
 import nbformat
 
-from cifarlib import chapters, colab, settings
+from cifarlib import chapters, colab, errors, settings
 
 ROOT = Path(__file__).resolve().parent.parent
 STAND_IN = {
@@ -36,13 +36,14 @@ def main() -> None:
     parser.add_argument("--environment", type=Path, default=ROOT / ".venv-colab")
     options = parser.parse_args()
     selected = chapters.find(options.chapters)
-    made_environment(options.environment)
+    environment = options.environment.resolve()  # chapters run elsewhere
+    made_environment(environment)
     with tempfile.TemporaryDirectory() as folder:
         for name, source in STAND_IN.items():
             path = Path(folder) / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(source)
-        failed = [c.number for c in selected if not is_executed(c, options.environment, folder)]
+        failed = [c.number for c in selected if not is_executed(c, environment, folder)]
     sys.exit(f"failed: {', '.join(failed)}" if failed else 0)
 
 
@@ -89,4 +90,5 @@ def is_executed(chapter: chapters.Chapter, environment: Path, folder: str) -> bo
 
 
 if __name__ == "__main__":
-    main()
+    with errors.told():
+        main()

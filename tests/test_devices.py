@@ -34,6 +34,11 @@ def test_a_processor_is_told_with_the_fastest_of_its_units(cpu_info, flags, told
     assert devices.describe_cpu() == told
 
 
+def test_one_core_is_no_cores(cpu_info, monkeypatch):
+    monkeypatch.setattr(devices, "num_cores", lambda: 1)
+    assert devices.describe_cpu() == "some processor, 1 core"
+
+
 def test_where_linux_names_no_model_python_does(cpu_info):
     cpu_info("processor\t: 0\nFeatures\t: fp asimd\n")
     assert devices.describe_cpu() == "some processor with NEON, 2 cores"

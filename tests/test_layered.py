@@ -261,6 +261,7 @@ def test_the_examples_of_help_and_messages_are_designs():
         ("", "no JSON"),
         ("{", "no JSON"),
         ("\0\0", "no JSON"),
+        ("[" * 100_000, "no JSON"),
         ("[]", "no model"),
         ("3", "no model"),
         ({}, "no model"),

@@ -478,6 +478,11 @@ def test_choices_that_are_lists_can_be_drawn():
     assert "none" in told and "flip, crop" in told
 
 
+def test_a_choice_of_none_beside_numbers_can_be_drawn():
+    trials = pd.DataFrame({"state": "finished", "accuracy": [0.1, 0.2], "patience": [None, 5]})
+    assert "none" in texts(plotting.plot_parallel(trials, ["patience"]))
+
+
 def test_many_choices_that_are_names_can_be_drawn():
     names = [f"choice{index}" for index in range(9)]
     trials = pd.DataFrame({"state": "finished", "accuracy": np.arange(9) / 9, "kind": names})

@@ -139,6 +139,8 @@ def test_a_run_without_validation_images_keeps_its_temperature(monkeypatch, tmp_
         ({"augmentation_strength": 0.0}, ("Training images are shown as they are, and",)),
         ({"label_smoothing": 0.0, "augmentation": ["cutmix"]}, ("mixed labels",)),
         ({"image_sizes": [24, 32]}, ("changed before each look, at first smaller",)),
+        ({"image_sizes": [24]}, ("changed before each look, smaller, and",)),
+        ({"image_sizes": [24], "augmentation": []}, ("shown as they are, smaller", "validation")),
     ],
 )
 def test_the_page_tells_how_this_run_learned(changes, told, run):
@@ -149,6 +151,14 @@ def test_the_page_tells_how_this_run_learned(changes, told, run):
     page = run_report.evaluate(run.folder).page.read_text(encoding="utf-8")
     learning = page[page.index("<h2>Learning") : page.index("<h2>Classes")]
     assert all(words in learning for words in told)
+
+
+def test_a_run_of_a_time_when_all_images_were_whole_is_told(run):
+    path = run.folder / "metrics.json"
+    metrics = json.loads(path.read_text())
+    del metrics["config"]["image_sizes"]
+    path.write_text(json.dumps(metrics))
+    assert "smaller" not in run_report.evaluate(run.folder).page.read_text(encoding="utf-8")
 
 
 def test_a_run_without_mistakes_has_nothing_most_often_confused(run, monkeypatch):

@@ -137,6 +137,11 @@ def test_a_loop_without_end_and_a_flood_are_told_and_the_rest_is_packed(
     assert "Timeout waiting" not in capsys.readouterr().err
 
 
+def test_a_name_is_not_asked_for_where_it_is_compared_only(write_notebook):
+    path = write_notebook("task.ipynb", '%time 0\nSTUDENT_NAME == ""', WHO, "1 / 0")
+    assert "STUDENT_NAME is empty" not in str(submission.submit(path))
+
+
 def test_a_question_that_nobody_answered_is_missing(write_notebook, executed):
     path = write_notebook("task.ipynb", WHO, "print(1)")
     notebook = nbformat.read(path, as_version=4)
@@ -147,6 +152,10 @@ def test_a_question_that_nobody_answered_is_missing(write_notebook, executed):
     nbformat.write(notebook, path)
     (problem,) = submission.submit(path).problems
     assert problem.startswith("task.ipynb: answer_one is not answered; write it where it says")
+    notebook.cells[-2].source = ""
+    nbformat.write(notebook, path)
+    (problem,) = submission.submit(path).problems
+    assert problem == "task.ipynb: answer_one is not answered; write it there"
 
 
 def test_a_task_that_others_need_is_told_once(write_notebook):
