@@ -32,7 +32,7 @@ test-style: environment
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# What uses Keras, apart from the rest.
+# What is tested with every backend, apart from the rest.
 NETWORK_TESTS := $(foreach name,models layered explain augmentation,tests/test_$(name).py)
 TRAINING_TESTS := $(foreach name,views schedules optimizers whitening winograd compute runs \
     training experiments leaderboard,tests/test_$(name).py)

@@ -8,9 +8,9 @@ Ours and the peer train in turn on all training images of the data set in use; e
 is judged on the test images, plainly and with test-time augmentation (six views of each image).
 The peer is any command line; {seed} in it becomes the number of the run. It finds the images in
 the file named by the environment variable CIFARLIB_PEER_DATA (NumPy's .npz: x_train, y_train,
-x_test, y_test; uint8, n × 32 × 32 × C) and prints, as its last line, a JSON object with
-"accuracy" and "accuracy_with_views" (shares, either may be missing) and "seconds" of training,
-without what it took to compile.
+x_test, y_test; images uint8, n × 32 × 32 × C, and labels int64, n) and prints, as its last line, a
+JSON object with "accuracy" and "accuracy_with_views" (shares, either may be missing) and "seconds"
+of training, without what it took to compile.
 
 Where starting and compiling take longer than training, as on a GPU, --in-a-process 5 lets each
 process do five runs: {seed} becomes their numbers with commas in between, and a line of JSON is

@@ -2,10 +2,10 @@
 
     python benchmarks/prediction.py [MODEL ...] [--repeats N] [--record]
 
-Each network in colour, and the best linear model, ``mirrored-patches``, with its features. Their
-weights are random or fitted to noise, since speed does not depend on them. Each runs in a process
-of its own that has one core; the smallest network of the registry runs beside each and is what
-ratios are to.
+Each network in colour but ``layered_cnn``, where searches begin, and the best linear model,
+``mirrored-patches``, with its features. Their weights are random or fitted to noise, since speed
+does not depend on them. Each runs in a process of its own that has one core; the smallest network
+of the registry runs beside each and is what ratios are to.
 """
 
 import argparse
