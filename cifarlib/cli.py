@@ -240,7 +240,8 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--views",
         action="store_true",
-        help="test-time augmentation: mean over six views of each image, six times the work",
+        help="test-time augmentation: weighted mean over six views of each image, at six times "
+        "the work",
     )
     evaluate.add_argument("--json", action="store_true", help="print JSON")
 

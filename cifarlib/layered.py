@@ -19,7 +19,7 @@ from keras import layers
 
 from cifarlib.errors import InputError, nearest
 
-# What the search of chapter 4 found; `cifarlib tune` wrote it.
+# What won the search of chapter 4; `cifarlib tune` wrote it.
 TUNED = Path(__file__).with_name("tuned_cnn.json")
 POOLINGS = ("max", "average", "stride")
 PADDINGS = ("valid", "same")
