@@ -118,6 +118,13 @@ def test_figures_come_from_the_library_so_that_synthetic_ones_are_marked(path):
     assert not re.search(r"\bplt\.|pyplot|\.figure\(", text)
 
 
+def test_a_search_that_is_kept_is_not_continued_on_other_images():
+    """Whoever begins with drawn pictures and gets CIFAR-10 later executes the same cells."""
+    journals = re.compile(r"journal=.*f\"([^\"]+)\"")
+    named = [n for path in CHAPTERS for c in code_cells(path) for n in journals.findall(c.source)]
+    assert named and all("{images_used}" in name and "profile" in name for name in named)
+
+
 @every_chapter
 def test_every_code_cell_has_a_sentence_before_it(path):
     cells = nbformat.read(path, as_version=4).cells
