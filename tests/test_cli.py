@@ -701,15 +701,20 @@ def test_the_command_of_a_quick_search_repeats_it_in_any_profile(
     assert found["recipe"]["epochs"] == 3, "as that command would write"
 
 
-def test_a_finalist_that_diverges_does_not_lose_the_search(
-    synthetic_source, wide, monkeypatch, capsys
-):
+@pytest.fixture
+def diverging_finals(monkeypatch):
+    """Let all finals of a search diverge."""
     from cifarlib import training, tuning
 
     def finals(*_, **__):
         raise training.DivergedError("layered_cnn: the loss is not finite.")
 
     monkeypatch.setattr(tuning, "finals", finals)
+
+
+def test_a_finalist_that_diverges_does_not_lose_the_search(
+    synthetic_source, wide, diverging_finals, capsys
+):
     assert cli.main([*TUNE, "--num-trials", "1", "--finalists", "1"]) == 1
     path = "runs/tuned-layered_cnn-gray.json"
     assert f"not finite. {path} has the best trial" in capsys.readouterr().err
@@ -717,14 +722,8 @@ def test_a_finalist_that_diverges_does_not_lose_the_search(
 
 
 def test_what_is_written_instead_of_a_finalist_trains_for_as_long(
-    synthetic_source, wide, monkeypatch
+    synthetic_source, wide, diverging_finals
 ):
-    from cifarlib import training, tuning
-
-    def finals(*_, **__):
-        raise training.DivergedError("layered_cnn: the loss is not finite.")
-
-    monkeypatch.setattr(tuning, "finals", finals)
     words = ("--num-trials", "1", "--finalists", "1", "--final-epochs", "5")
     assert cli.main([*TUNE, *words]) == 1
     found = json.loads(Path("runs/tuned-layered_cnn-gray.json").read_text())
