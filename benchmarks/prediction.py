@@ -76,7 +76,7 @@ def _told(name: str, figures: dict) -> str:
 
 def _record(name: str, figures: dict) -> None:
     """Write what was measured of a model to results/."""
-    from cifarlib import results
+    from cifarlib import leaderboard, results
 
     details = dict(figures)
     results.write(
@@ -86,7 +86,12 @@ def _record(name: str, figures: dict) -> None:
         values=details.pop("images_per_second"),
         color="rgb",
         command=f"python benchmarks/prediction.py {name} --record",
-        details={"model": name, "beside": BESIDE, **details},
+        details={
+            "model": name,
+            "beside": BESIDE,
+            "code": leaderboard.prediction_digest(name),
+            **details,
+        },
     )
 
 

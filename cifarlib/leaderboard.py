@@ -191,7 +191,8 @@ def overview() -> pd.DataFrame:
         ``milliseconds`` for one image on one core, ``images_per_second`` on one core in
         batches, ``megabytes`` on disk, ``calibration_error`` (a fraction), ``data_kind``, and
         ``is_stale``.
-        Speed and size are those of the network in colour; NaN for what is not recorded.
+        Speed and size are those of the network in colour; NaN for what is not recorded, and for
+        the speed of another design than today's.
     """
     rows = {}
     for result in records():
@@ -220,6 +221,8 @@ def overview() -> pd.DataFrame:
 
 def _row_of(result: results.Result, model: str) -> dict[str, Any]:
     predicted = results.read(f"prediction-{model.replace('_', '-')}")
+    if predicted and is_stale(predicted):
+        predicted = None
     details = predicted.details if predicted else {}
     return {
         "accuracy": result.mean,
@@ -483,13 +486,15 @@ def _recorded(entry: Entry) -> dict[int, dict[str, Any]]:
 def is_stale(result: results.Result) -> bool:
     """Tell whether a record is about other code or another configuration than today's.
 
-    That of a network, a race or a linear model; for a race, how networks are computed counts as
-    well.
+    That of a network, a race, a linear model or how fast a model predicts; for a race, how networks
+    are computed counts as well.
     """
     if result.name.startswith("benchmark-fast"):
         return _is_race_stale(result.details)
     if result.name.startswith("linear-"):
         return _is_linear_stale(result)
+    if result.name.startswith("prediction-"):
+        return _is_prediction_stale(result.details)
     entry = entry_of(result)
     try:
         config = entry.config(result.seeds[0])
@@ -500,7 +505,7 @@ def is_stale(result: results.Result) -> bool:
 
 def stale(recorded: Iterable[results.Result]) -> set[str]:
     """Return the names of the results that are stale; times of chapters and the like cannot be."""
-    kinds = "network-", "benchmark-fast", "linear-"
+    kinds = "network-", "benchmark-fast", "linear-", "prediction-"
     kept = (result for result in recorded if result.name.startswith(kinds))
     return {result.name for result in kept if is_stale(result)}
 
@@ -509,6 +514,26 @@ def _is_linear_stale(result: results.Result) -> bool:
     rung = result.name.removeprefix("linear-").removesuffix(f"-{result.color}").replace("-", " ")
     is_known = rung in classical.RUNGS
     return not is_known or result.details.get("code") != classical.code_digest(rung)
+
+
+def _is_prediction_stale(details: Mapping[str, Any]) -> bool:
+    """Tell whether it was another design, or other features, that predicted."""
+    try:
+        return details.get("code") != prediction_digest(str(details.get("model")))
+    except InputError:  # of a model that is no more
+        return True
+
+
+def prediction_digest(model: str) -> str:
+    """Return what tells apart what a model computes, whatever its weights."""
+    if model == LINEAR:
+        return classical.code_digest(model.replace("-", " "))
+    return _design_digest(models.find(model))
+
+
+@functools.cache
+def _design_digest(design: models.Design | Callable[..., Any]) -> str:
+    return training.design_digest(models.build(design))
 
 
 def _is_race_stale(details: Mapping[str, Any]) -> bool:

@@ -346,10 +346,12 @@ def test_a_table_of_several_kinds_of_data_tells_them(monkeypatch, few_entries):
     assert "| baseline, modern (official) | rgb |" in leaderboard.table()
 
 
-def record_prediction(name, values):
-    details = {"milliseconds": [1.0, 1.5, 9.0], "megabytes": 3.5}
+def record_prediction(name, values, **others):
+    model = name if name == leaderboard.LINEAR else name.replace("-", "_")
+    today = {"model": model, "code": leaderboard.prediction_digest(model)}
+    details = {"milliseconds": [1.0, 1.5, 9.0], "megabytes": 3.5, **today, **others}
     told = {"chapter": "06", "metric": "images a second", "command": "x", "details": details}
-    results.write(f"prediction-{name}", values=values, **told)
+    return results.write(f"prediction-{name}", values=values, **told)
 
 
 def test_the_overview_has_what_each_approach_earns_and_costs():
@@ -374,6 +376,26 @@ def test_the_overview_has_what_each_approach_earns_and_costs():
     linear = table.loc["mirrored patches, linear", "gray"]
     assert linear[["accuracy", "n", "minutes"]].tolist() == [0.725, 2, 5]
     assert linear[["parameters", "milliseconds"]].isna().all() and not linear["is_stale"]
+
+
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [
+        ("baseline", {"code": "other"}),
+        ("baseline", {"code": None}),
+        ("baseline", {"model": "gone"}),
+        (leaderboard.LINEAR, {"code": "other"}),
+    ],
+)
+def test_the_speed_of_another_design_is_stale_and_no_figure_of_todays(name, changed):
+    leaderboard.record(SMALL, {3: row()})
+    row_of = "baseline, modern", "gray"
+    today = record_prediction(name, [1000.0])
+    assert leaderboard.stale([today]) == set()
+    assert leaderboard.overview().loc[row_of].isna()["milliseconds"] == (name != "baseline")
+    other = record_prediction(name, [1000.0], **changed)
+    assert leaderboard.stale([other]) == {f"prediction-{name}"}
+    assert leaderboard.overview().loc[row_of].isna()["milliseconds"]
 
 
 def test_an_overview_of_nothing_is_empty():
