@@ -95,8 +95,8 @@ benchmarks: environment
 	$(BIN)/python benchmarks/data.py --record
 	$(BIN)/python benchmarks/grid.py --record
 	$(BIN)/python benchmarks/linear.py --record
-	$(BIN)/python benchmarks/training.py --record
 	$(BIN)/python benchmarks/prediction.py --record
+	$(BIN)/python benchmarks/training.py --record
 
 environment:
 	@# An environment does not survive that its folder is moved.
