@@ -42,6 +42,8 @@ WITHOUT = {
     "shifts": {"augmentation": ("alternate",)},
     "smaller images first": {"image_sizes": (models.IMAGE_SIZE,)},
 }
+# Of each training, for the record.
+OF_RUN = ("validation_accuracy", "precision", "backend", "accelerators")
 FEWER = "smaller images first, for fewer epochs"  # its control: as much arithmetic
 
 
@@ -62,6 +64,7 @@ def main() -> None:
     data.load_cifar10()
     if options.record:
         results.check_recordable()
+    commit = results.current_commit()  # now: somebody may commit while it trains
     print(data.current(), devices.describe(), sep="\n", flush=True)
     asked, kept = variants(options.color), leaderboard.kept_runs()
     configs = [replace(config, seed=seed) for seed in options.seeds for config in asked.values()]
@@ -77,7 +80,7 @@ def main() -> None:
     columns = ["validation", "sd", "gain", "sd of gain", "seeds", "arithmetic"]
     print(table[columns].round(2).to_string())
     if options.record:
-        record(options, asked, compared, table)
+        record(options, asked, compared, table, commit)
 
 
 def train(config: training.Config, kept_in: Path) -> None:
@@ -94,31 +97,32 @@ def variants(color: str) -> dict[str, training.Config]:
     return {"whole": whole, **named, f"without {FEWER}": replace(sizes, epochs=fewer)}
 
 
-def record(options, asked, compared, table) -> None:
+def record(options, asked, compared, table, commit: str) -> None:
     """Write a list for each variant, in the order of the seeds."""
-    first = compared.runs["whole"][0].metrics
-    machines = [run_report.trained_on(run.metrics) for of in compared.runs.values() for run in of]
-    by_seed = {
-        variant: [run.metrics["validation_accuracy"] for run in runs]
-        for variant, runs in compared.runs.items()
-    }
+    every = [run.metrics for runs in compared.runs.values() for run in runs]
+
+    def by_seed(field: str) -> dict[str, list]:
+        return {
+            variant: [run.metrics[field] for run in runs] for variant, runs in compared.runs.items()
+        }
+
     seeds = " ".join(map(str, options.seeds))
     results.write(
         f"ablation-fast-{options.color}",
         chapter="07",
         metric="validation accuracy of the whole fast recipe",
-        values=by_seed["whole"],
+        values=by_seed("validation_accuracy")["whole"],
         seeds=options.seeds,
         color=options.color,
-        hardware=machines,
+        hardware=[run_report.trained_on(metrics) for metrics in every],
+        commit=commit,
         command=f"python benchmarks/ablation.py --color {options.color} --seeds {seeds} --record",
         details={
-            "validation_accuracy": by_seed,
             "arithmetic": dict(table["arithmetic"].round(3)),
             "config": {variant: config.as_json() for variant, config in asked.items()},
             "code": {variant: training.code_digest(config) for variant, config in asked.items()},
-            **{field: first[field] for field in ("precision", "backend", "accelerators")},
-            "num_validation_images": first["num_validation_images"],
+            **{field: by_seed(field) for field in OF_RUN},
+            "num_validation_images": every[0]["num_validation_images"],
         },
     )
 

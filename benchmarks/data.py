@@ -40,6 +40,7 @@ def main() -> None:
     description = data.fetch()
     if options.record:
         results.check_recordable()
+    commit = results.current_commit()  # now: somebody may commit while it measures
     print(description, "\n")
 
     def compare(name: str, metric: str, ours: Callable, theirs: Callable, repeat: int) -> None:
@@ -57,6 +58,7 @@ def main() -> None:
                 chapter="01",
                 metric=metric,
                 values=ratios,
+                commit=commit,
                 command=COMMAND,
                 details=details,
             )
@@ -90,7 +92,7 @@ def compare_all(compare: Callable, description: data.Description, repeat: int) -
     everything = np.concatenate([train.images, test.images])
     compare(
         "grayscale",
-        "grayscale of 60,000 images, against Pillow image by image",
+        f"grayscale of {len(everything):,} images, against Pillow image by image",
         lambda: images.to_grayscale(everything),
         lambda: [np.asarray(Image.fromarray(p).convert("L")) for p in everything],
         repeat,
@@ -138,7 +140,8 @@ def _python(words: list[str]) -> None:
 def _write_pickled_batches(folder: Path, train: data.Split, test: data.Split) -> list[Path]:
     """Write six files as in the official python archive."""
     paths = []
-    parts = [(train, slice(start, start + 10_000)) for start in range(0, 50_000, 10_000)]
+    size = len(train.labels) // 5
+    parts = [(train, slice(part * size, (part + 1) * size)) for part in range(5)]
     for index, (split, part) in enumerate([*parts, (test, slice(None))]):
         planes = split.images[part].transpose(0, 3, 1, 2).reshape(-1, 3072)
         labels = split.labels[part].tolist()

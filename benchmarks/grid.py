@@ -47,6 +47,7 @@ def main() -> None:
     train, _ = data.load_cifar10()
     if options.record:
         results.check_recordable()
+    commit = results.current_commit()  # now: somebody may commit while it fits
     X = images.flatten(images.to_unit_range(images.to_grayscale(train.images[: options.size])))
     y = train.labels[: options.size]
     workers = devices.num_cores()
@@ -78,6 +79,7 @@ def main() -> None:
             metric=f"{NUM_CANDIDATES} candidates × 3 folds, against GridSearchCV with the same",
             values=[their_seconds / our_seconds],
             color="gray",
+            commit=commit,
             command="python benchmarks/grid.py --record",
             details={
                 "seconds": our_seconds,

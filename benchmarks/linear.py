@@ -1,4 +1,4 @@
-"""Test accuracy of every rung of chapter 3's ladder, gray and colour, cheapest first.
+"""Test accuracy of every rung of chapter 3's ladder, gray and colour, rung by rung.
 
     python benchmarks/linear.py [--rung R] [--color gray|rgb] [--seeds 0 1 2] [--record] [--missing]
 
@@ -36,6 +36,7 @@ def main() -> None:
     train, test = data.load_cifar10()
     if is_recorded:
         results.check_recordable()
+    commit = results.current_commit()  # now: somebody may commit while it fits
     print(data.current(), devices.describe_cpu(), sep="\n")
     rungs = (options.rung,) if options.rung else classical.RUNGS
     colors = (options.color,) if options.color else ("gray", "rgb")
@@ -49,7 +50,7 @@ def main() -> None:
                 continue
             for seed, row in measured(rung, color, lacking, train, test):
                 if is_recorded:  # each seed, since the next may take half an hour
-                    record(rung, color, seed, row)
+                    record(rung, color, seed, row, commit)
     finally:
         if is_recorded:
             pages.stamp_readme()
@@ -105,13 +106,13 @@ def measured(rung, color, seeds, train, test) -> Iterator[tuple[int, dict]]:
         yield seed, row
 
 
-def record(rung: str, color: str, seed: int, row: dict) -> None:
+def record(rung: str, color: str, seed: int, row: dict, commit: str | None = None) -> None:
     """Add a seed to what is recorded of a rung."""
     with results.alone():  # another process may be adding one
-        write(rung, color, {**recorded(rung, color), seed: row})
+        write(rung, color, {**recorded(rung, color), seed: row}, commit)
 
 
-def write(rung: str, color: str, rows: dict[int, dict]) -> None:
+def write(rung: str, color: str, rows: dict[int, dict], commit: str | None = None) -> None:
     """Write what is known of a rung to results/."""
     seeds = sorted(rows)
     columns = {key: [rows[seed][key] for seed in seeds] for key in rows[seeds[0]]}
@@ -125,6 +126,7 @@ def write(rung: str, color: str, rows: dict[int, dict]) -> None:
         color=color,
         seconds=sum(columns["seconds"]),
         hardware=columns["hardware"],
+        commit=commit,
         command=f"python benchmarks/linear.py --rung '{rung}' --color {color}{listed} --record",
         details={
             **columns,

@@ -54,10 +54,11 @@ def main() -> None:
     everything = [*(name for name in models.DESIGNS if name != "layered_cnn"), leaderboard.LINEAR]
     try:
         for name in options.models or everything:
+            commit = results.current_commit()  # now: somebody may commit while it measures
             figures = _in_a_process(name, options.repeats)
             print(_told(name, figures), flush=True)
             if options.record:
-                _record(name, figures)
+                _record(name, figures, commit)
     finally:  # what was recorded before a failure is there
         if options.record:
             pages.stamp_readme()
@@ -74,7 +75,7 @@ def _told(name: str, figures: dict) -> str:
     )
 
 
-def _record(name: str, figures: dict) -> None:
+def _record(name: str, figures: dict, commit: str) -> None:
     """Write what was measured of a model to results/."""
     from cifarlib import leaderboard, results
 
@@ -85,6 +86,7 @@ def _record(name: str, figures: dict) -> None:
         metric="prediction on one core, images a second",
         values=details.pop("images_per_second"),
         color="rgb",
+        commit=commit,
         command=f"python benchmarks/prediction.py {name} --record",
         details={
             "model": name,

@@ -45,6 +45,7 @@ def main() -> None:
     train, _ = data.load_cifar10()
     if options.record:
         results.check_recordable()
+    commit = results.current_commit()  # now: somebody may commit while it trains
     split = Split(train.images[: options.size], train.labels[: options.size])
     print(data.current(), f"{devices.describe_cpu()}; Keras {keras.__version__}", sep="\n")
     speeds, accuracies = {kind: [] for kind in KINDS}, {kind: [] for kind in KINDS}
@@ -75,6 +76,7 @@ def main() -> None:
                 values=ratios,
                 seeds=options.seeds,
                 color="rgb",
+                commit=commit,
                 command="python benchmarks/training.py --record",
                 details={
                     "precision": precision,

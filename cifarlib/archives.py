@@ -155,7 +155,6 @@ def write_binary(
         contents[f"{batch}.bin"] = _to_records(train.images[part], train.labels[part])
     contents["test_batch.bin"] = _to_records(*test)
 
-    folder = path.name.removesuffix(".gz").removesuffix(".tar").replace("binary", "batches-bin")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with (
@@ -165,7 +164,7 @@ def write_binary(
             tarfile.open(fileobj=zipped, mode="w", format=tarfile.USTAR_FORMAT) as archive,
         ):
             for name, content in contents.items():
-                info = tarfile.TarInfo(f"{folder}/{name}")
+                info = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
                 info.size = len(content)
                 archive.addfile(info, io.BytesIO(content))
     except OSError as error:

@@ -160,6 +160,7 @@ def load(folder: Path) -> tuple[Split, Split, dict[str, Any]]:
         FileNotFoundError: if there is no such cache.
         DamagedError: if the arrays are not those that were written.
     """
+    began_ns = time.time_ns()  # what changes from here on may do so behind the hash
     remembered = about(folder)
     if remembered is None:
         raise FileNotFoundError(folder)
@@ -169,7 +170,7 @@ def load(folder: Path) -> tuple[Split, Split, dict[str, Any]]:
     if not _was_verified(folder, state):
         if fingerprint(train, test) != remembered["fingerprint"]:
             raise DamagedError("its arrays have changed since they were written")
-        _remember_verified(folder, state)
+        _remember_verified(folder, state, began_ns)
     return train, test, remembered
 
 
@@ -256,10 +257,10 @@ def distrust(folder: Path) -> None:
     (folder / "verified.json").unlink(missing_ok=True)
 
 
-def _remember_verified(folder: Path, state: dict[str, Any]) -> None:
+def _remember_verified(folder: Path, state: dict[str, Any], began_ns: int) -> None:
     # A read-only cache is served too, and hashed each time. Who is watched (`confinement`) must
     # not even try.
     if not os.access(folder, os.W_OK):
         return
     with contextlib.suppress(OSError):
-        files.write_json(folder / "verified.json", {"at_ns": time.time_ns(), "state": state})
+        files.write_json(folder / "verified.json", {"at_ns": began_ns, "state": state})

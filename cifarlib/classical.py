@@ -202,7 +202,7 @@ class CrossValidation(NamedTuple):
     Attributes:
         predictions: labels, shape (n,): each from the one model that had not seen the image.
         accuracies: of each fold.
-        seconds: to fit in each fold, on one thread.
+        seconds: to fit in each fold, with one BLAS thread.
         converged: whether the solver did in every fold, None if it counts no iterations.
     """
 
@@ -226,7 +226,7 @@ def cross_validate(
         y: labels, shape (n,).
         num_folds: number of folds, in the order of the images, with equal shares of every
             class, as scikit-learn's ``cv=num_folds``.
-        n_jobs: number of workers, each with one BLAS thread.
+        n_jobs: number of workers, each with one BLAS thread; `features` use all cores in each.
 
     Returns:
         Predictions, accuracies, times and convergence.

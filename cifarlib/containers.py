@@ -226,10 +226,8 @@ def _tar_members(
                 yield info.name, archive.extractfile(info).read()
     # The checksum of a compressed stream stands at its very end, so read up to it; and after
     # the end mark of a tar there are only zeros, or it was no end mark.
-    padding = 0
     while block := stream.read(2**20):
-        padding += len(block)
-        account.admit("the padding after the last member", padding)
+        account.admit("the padding after the last member", len(block))
         if block.strip(b"\0"):
             raise tarfile.ReadError("something follows the end mark")
 

@@ -71,7 +71,8 @@ class Description(NamedTuple):
     Attributes:
         kind: ``"official"``, ``"JPEG copy"``, ``"PNG copy"``, ``"copy"`` or ``"synthetic"``;
             belongs beside every figure measured on it.
-        origin: path or address it was read from.
+        origin: path or address it was read from; of a download its official one, whichever mirror
+            sent it.
         layout: the layout it was read from, as `archives.read` names it.
         fingerprint: SHA-256 of the arrays, equal for equal images in equal order.
         archive_sha256: SHA-256 of the archive, None for a folder.

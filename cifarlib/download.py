@@ -138,11 +138,14 @@ def fetch(
             if not remaining or (attempt and is_offline):
                 break  # nobody is left to ask, or there is no network
     kept = " (what has arrived is kept)" if _size(part) else ""
+    advice = f"Check the network and try again{kept}"
+    if not remaining:  # it was not the network
+        advice = "Asking again is of no use: correct the address or its #sha256=… if you gave one"
     raise UnavailableError(
         path.name,
         "a mirror that delivers it",
         "; ".join(f"{url} {reason}" for url, reason in failures.items()),
-        f"Check the network and try again{kept}, or name a file you have with CIFARLIB_SOURCE.",
+        f"{advice}, or name a file you have with CIFARLIB_SOURCE.",
     )
 
 

@@ -9,6 +9,8 @@ wanted: the modern one had missed a claim. Chapter 6 says so.) Of the races of c
 
 import contextlib
 import functools
+import hashlib
+import inspect
 import math
 import statistics
 import time
@@ -191,8 +193,8 @@ def overview() -> pd.DataFrame:
         ``milliseconds`` for one image on one core, ``images_per_second`` on one core in
         batches, ``megabytes`` on disk, ``calibration_error`` (a fraction), ``data_kind``, and
         ``is_stale``.
-        Speed and size are those of the network in colour; NaN for what is not recorded, and for
-        the speed of another design than today's.
+        Speed and size on disk are those of the network in colour; NaN for what is not recorded,
+        and for those of another design than today's.
     """
     rows = {}
     for result in records():
@@ -439,10 +441,11 @@ def record(entry: Entry, measured: dict[int, dict[str, Any]]) -> results.Result:
             is_same = before.get("seconds") == row["seconds"]
             untold = [field for field in ("commit", "num_at_once") if row.get(field, "") is None]
             rows[seed] = {**row, **{field: before[field] for field in untold if is_same}}
-        return _record(entry, dict(sorted(rows.items())))
+        commits = [rows[seed]["commit"] for seed in measured]
+        return _record(entry, dict(sorted(rows.items())), commits[-1] or "unknown")
 
 
-def _record(entry: Entry, rows: dict[int, dict[str, Any]]) -> results.Result:
+def _record(entry: Entry, rows: dict[int, dict[str, Any]], commit: str) -> results.Result:
     config = entry.config(next(iter(rows)))
     return results.write(
         entry.name,
@@ -454,7 +457,7 @@ def _record(entry: Entry, rows: dict[int, dict[str, Any]]) -> results.Result:
         seconds=sum(row["seconds"] for row in rows.values()),
         hardware=[run_report.trained_on(row) for row in rows.values()],
         command=entry._replace(seeds=tuple(rows)).command,
-        commit=next(filter(None, (row["commit"] for row in reversed(rows.values()))), None),
+        commit=commit,
         details={
             **{field: [row[field] for row in rows.values()] for field in RECORDED},
             # Seconds of trainings that shared a machine are longer; None where that is unknown.
@@ -486,15 +489,28 @@ def _recorded(entry: Entry) -> dict[int, dict[str, Any]]:
 def is_stale(result: results.Result) -> bool:
     """Tell whether a record is about other code or another configuration than today's.
 
-    That of a network, a race, a linear model or how fast a model predicts; for a race, how networks
-    are computed counts as well.
+    One of ``_QUESTIONS``: that of a network, a race, a linear model or how fast a model predicts.
+    For a race, how networks are computed counts as well.
     """
-    if result.name.startswith("benchmark-fast"):
-        return _is_race_stale(result.details)
-    if result.name.startswith("linear-"):
-        return _is_linear_stale(result)
-    if result.name.startswith("prediction-"):
-        return _is_prediction_stale(result.details)
+    return _question(result)(result)
+
+
+def stale(recorded: Iterable[results.Result]) -> set[str]:
+    """Return the names of the results that are stale.
+
+    Times of chapters and the like cannot be, and of an ablation only its benchmark knows.
+    """
+    return {result.name for result in recorded if _question(result) and is_stale(result)}
+
+
+def _question(result: results.Result) -> Callable[[results.Result], bool] | None:
+    """Return what tells whether such a record is stale, None if its kind cannot be."""
+    return next(
+        (question for kind, question in _QUESTIONS.items() if result.name.startswith(kind)), None
+    )
+
+
+def _is_network_stale(result: results.Result) -> bool:
     entry = entry_of(result)
     try:
         config = entry.config(result.seeds[0])
@@ -503,23 +519,17 @@ def is_stale(result: results.Result) -> bool:
     return result.details.get("code") != training.code_digest(config)
 
 
-def stale(recorded: Iterable[results.Result]) -> set[str]:
-    """Return the names of the results that are stale; times of chapters and the like cannot be."""
-    kinds = "network-", "benchmark-fast", "linear-", "prediction-"
-    kept = (result for result in recorded if result.name.startswith(kinds))
-    return {result.name for result in kept if is_stale(result)}
-
-
 def _is_linear_stale(result: results.Result) -> bool:
     rung = result.name.removeprefix("linear-").removesuffix(f"-{result.color}").replace("-", " ")
     is_known = rung in classical.RUNGS
     return not is_known or result.details.get("code") != classical.code_digest(rung)
 
 
-def _is_prediction_stale(details: Mapping[str, Any]) -> bool:
+def _is_prediction_stale(result: results.Result) -> bool:
     """Tell whether it was another design, or other features, that predicted."""
     try:
-        return details.get("code") != prediction_digest(str(details.get("model")))
+        model = str(result.details.get("model"))
+        return result.details.get("code") != prediction_digest(model)
     except InputError:  # of a model that is no more
         return True
 
@@ -533,11 +543,19 @@ def prediction_digest(model: str) -> str:
 
 @functools.cache
 def _design_digest(design: models.Design | Callable[..., Any]) -> str:
-    return training.design_digest(models.build(design))
+    network = models.build(design)
+    kinds = {type(layer) for layer in network._flatten_layers()}
+    # What a training's digest has of the engine.
+    ours = sorted(
+        inspect.getsource(kind) for kind in kinds if kind.__module__.startswith("cifarlib")
+    )
+    told = "".join([training.design_digest(network), *ours])
+    return hashlib.sha256(told.encode()).hexdigest()[:12]
 
 
-def _is_race_stale(details: Mapping[str, Any]) -> bool:
+def _is_race_stale(result: results.Result) -> bool:
     """Tell whether a race is about another fast recipe than today's, but for what it was asked."""
+    details = result.details
     asked = ("model", "color", "epochs", "image_sizes", "validation_fraction")
     try:
         changed = {field: details["config"][field] for field in asked}
@@ -546,6 +564,15 @@ def _is_race_stale(details: Mapping[str, Any]) -> bool:
         return True
     digests = {"code": training.code_digest(config), "kernels": training.kernels_digest()}
     return any(details.get(field) != digest for field, digest in digests.items())
+
+
+# By the beginning of a record's name.
+_QUESTIONS: dict[str, Callable[[results.Result], bool]] = {
+    "network-": _is_network_stale,
+    "benchmark-fast": _is_race_stale,
+    "linear-": _is_linear_stale,
+    "prediction-": _is_prediction_stale,
+}
 
 
 def races() -> pd.DataFrame:
@@ -604,11 +631,11 @@ def missing(entries: Iterable[Entry] = ENTRIES) -> list[tuple[Entry, int]]:
     """
     lacking = []
     for entry in entries:
-        recorded, cost = _recorded(entry), None
+        recorded, of_seed = _recorded(entry), None
         for place, seed in enumerate(entry.seeds):
             if seed not in recorded:
-                cost = cost or entry.cost()
-                lacking.append((cost * 4**place, entry, seed))
+                of_seed = of_seed or entry.cost()
+                lacking.append((of_seed * 4**place, entry, seed))
     return [(entry, seed) for _, entry, seed in sorted(lacking, key=lambda item: item[0])]
 
 

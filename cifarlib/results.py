@@ -42,7 +42,7 @@ class Result(NamedTuple):
         hardware: what it was measured on; several, if seeds were trained on several.
         versions: of Python and the libraries, when the last value was added.
         commit: of the code that did so; ends in ``+`` if files had changed since, ``"unknown"``
-            without git.
+            without git, and of a kept run, which does not tell.
         command: what repeats it.
         details: anything else, JSON values.
     """
@@ -240,7 +240,7 @@ def current_commit() -> str:
     def is_changed(path: str) -> bool:
         """Tell whether a chapter differs by more than by what was recorded in it."""
         now = (folder().parent / path).read_text(encoding="utf-8")
-        before = git("show", f"HEAD:{path}")
+        before = git("show", f"HEAD:./{path}")
         try:
             was, is_now = (
                 without_records(nbformat.reads(text, as_version=4)) for text in (before, now)
@@ -251,7 +251,10 @@ def current_commit() -> str:
 
     try:
         status = git("status", "--porcelain", "--", "cifarlib", "benchmarks", "notebooks")
-        modified = git("diff", "--name-only", "--diff-filter=M", "HEAD", "--", "notebooks/*.ipynb")
+        modified = git(
+            *("diff", "--name-only", "--relative", "--diff-filter=M", "HEAD"),
+            *("--", "notebooks/*.ipynb"),
+        )
         same = [path for path in modified.splitlines() if not is_changed(path)]
         is_other = len(status.splitlines()) > len(same)
         return git("rev-parse", "--short=12", "HEAD") + ("+" if is_other else "")

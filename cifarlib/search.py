@@ -47,8 +47,9 @@ class ResumableGridSearchCV(GridSearchCV):
     """scikit-learn's ``GridSearchCV`` that shares work, remembers it, and stops in time.
 
     *Shares*: candidates that differ only in the later steps of a pipeline share the earlier
-    ones, fitted once a fold. *Remembers*: finished fits are kept in a journal, about every minute;
-    the same call after an interruption, or with a larger grid, computes what is missing.
+    ones, fitted once a fold. *Remembers*: finished fits are kept in a journal, every minute, or
+    after ten times what the first fit took if that is longer; the same call after an interruption,
+    or with a larger grid, computes what is missing.
     *Stops*: after the time budget no fit is begun, and the best of the finished candidates wins.
     Work is spread by joblib, one BLAS thread a worker, so that
     ``joblib.parallel_config(backend="dask")`` spreads it over several machines.
@@ -107,7 +108,8 @@ class ResumableGridSearchCV(GridSearchCV):
             CifarlibError: if the time budget ended before one candidate was finished, a worker
                 died, or the journal cannot be written.
             ValueError: if every candidate failed, with what the first one said, if the grid is
-                empty or holds a function without a name, or for several metrics.
+                empty, names a parameter that is not there or holds a function without a name, or
+                for several metrics.
         """
         X, y = indexable(X, y)
         if isinstance(self.scoring, list | tuple | set | dict):
@@ -121,6 +123,8 @@ class ResumableGridSearchCV(GridSearchCV):
         candidates = list(ParameterGrid(self.param_grid))
         if not candidates:
             raise ValueError("param_grid: expected at least one candidate, found none")
+        for candidate in candidates:  # what does not fit is refused, as by GridSearchCV
+            _set(self.estimator, candidate)
         keys = [_key(candidate) for candidate in candidates]
         self.scorer_ = check_scoring(self.estimator, self.scoring)
         self.multimetric_ = False
@@ -432,8 +436,21 @@ _LIBRARIES = {"builtins", "sklearn"}
 
 def _content(code: types.CodeType) -> tuple:
     """Return what a function does, without where it stands."""
-    constants = [_content(c) if isinstance(c, types.CodeType) else c for c in code.co_consts]
-    return code.co_code, code.co_names, constants
+    return code.co_code, code.co_names, _constants(code.co_consts)
+
+
+def _constants(values: tuple) -> list:
+    """Return a function's constants in the order of the text; that of a set changes by session."""
+    return [
+        _content(value)
+        if isinstance(value, types.CodeType)
+        else sorted(map(repr, value))
+        if isinstance(value, frozenset)
+        else tuple(_constants(value))
+        if isinstance(value, tuple)
+        else value
+        for value in values
+    ]
 
 
 def _split(work: _Work, estimator: BaseEstimator, candidates: list[dict]) -> list[_Work]:
@@ -507,7 +524,10 @@ def _score_from(
             seconds = test_seconds = 0.0
             if transformer is not None and transformer != "passthrough":
                 began = time.perf_counter()
-                own = transformer.fit_transform(own, y)
+                if hasattr(transformer, "fit_transform"):
+                    own = transformer.fit_transform(own, y)
+                else:  # as of a class with no more than fit and transform
+                    own = transformer.fit(own, y).transform(own)
                 seconds = time.perf_counter() - began
                 began = time.perf_counter()
                 own_test = transformer.transform(own_test)

@@ -498,6 +498,12 @@ def test_archive_of_something_else_is_refused(tmp_path, build, container):
 # Writing
 
 
+def test_the_same_images_give_the_same_bytes_under_any_name(tmp_path, tiny, sha256):
+    paths = [archives.write_binary(tmp_path / name, *tiny) for name in ("a.tar.gz", ".b.tgz")]
+    assert sha256(paths[0]) == sha256(paths[1])
+    assert len(archives.read(paths[1]).train.labels) == len(tiny[0].labels)
+
+
 @pytest.mark.parametrize(("fixture", "record"), [("tiny", 1 + 3072), ("tiny_gray", 1 + 1024)])
 def test_written_archive_has_the_official_binary_layout(tmp_path, request, build, fixture, record):
     train, test = request.getfixturevalue(fixture)

@@ -219,6 +219,14 @@ def test_limits_count_members_that_nobody_wants(tmp_path, build, monkeypatch, ki
         read(path, lambda name: False)
 
 
+def test_padding_counts_once_against_the_limit(tmp_path, build, monkeypatch):
+    path = build.pack(tmp_path / "a.tar", MEMBERS)
+    with path.open("ab") as file:
+        file.write(bytes(5 * 2**20))
+    monkeypatch.setattr(containers, "MAX_TOTAL_BYTES", 6 * 2**20)
+    assert read(path) == MEMBERS
+
+
 @pytest.mark.parametrize("opener", [open, gzip.open, bz2.open, lzma.open])
 def test_endless_padding_after_the_last_member_is_refused(tmp_path, monkeypatch, opener):
     monkeypatch.setattr(containers, "MAX_TOTAL_BYTES", 2**20)

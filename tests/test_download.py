@@ -251,6 +251,15 @@ def test_only_what_has_arrived_is_said_to_be_kept(server, path, part):
     assert is_told == [False, True]
 
 
+@pytest.mark.parametrize(("offer", "is_network"), [(404, False), (WRONG, False), (503, True)])
+def test_advice_to_try_again_is_given_only_where_that_may_help(server, path, offer, is_network):
+    with pytest.raises(UnavailableError) as told:
+        fetch(path, server.offer("a", offer))
+    assert ("Check the network and try again" in str(told.value)) == is_network
+    assert ("Asking again is of no use" in str(told.value)) != is_network
+    assert str(told.value).endswith("or name a file you have with CIFARLIB_SOURCE.")
+
+
 def test_mirror_that_sent_a_wrong_file_is_not_asked_again(server, path):
     urls = server.offer("a", WRONG), server.offer("b", 503, CONTENT)
     fetch(path, *urls)

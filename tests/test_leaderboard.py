@@ -207,6 +207,7 @@ def test_what_is_missing_is_measured_cheapest_first_and_once(measured, checkout,
     leaderboard.compute([(SMALL, 5)], say=said.append)
     details = results.read(SMALL.name).details
     assert details["num_at_once"] == [1, None] and details["commit"][1] is None, "nobody knows"
+    assert results.read(SMALL.name).commit == "unknown", "not that of today, nor of another seed"
 
 
 def test_what_edited_code_trained_in_a_process_of_its_own_is_not_recorded(measured, monkeypatch):
@@ -376,6 +377,11 @@ def test_the_overview_has_what_each_approach_earns_and_costs():
     linear = table.loc["mirrored patches, linear", "gray"]
     assert linear[["accuracy", "n", "minutes"]].tolist() == [0.725, 2, 5]
     assert linear[["parameters", "milliseconds"]].isna().all() and not linear["is_stale"]
+
+
+def test_the_commit_of_a_record_is_that_of_the_seed_measured_last():
+    leaderboard.record(SMALL, {3: row(), 5: {**row(), "commit": "old"}})
+    assert leaderboard.record(SMALL, {3: {**row(), "commit": "new"}}).commit == "new"
 
 
 @pytest.mark.parametrize(

@@ -112,6 +112,24 @@ def test_the_commit_is_another_if_code_differs_not_if_records_do(checkout, git):
     assert results.current_commit() == f"{first}+"
 
 
+def test_the_commit_is_known_of_a_checkout_inside_another_repository(checkout, git, monkeypatch):
+    def write(output):
+        cell = nbformat.v4.new_code_cell("1", id="a", outputs=[])
+        cell.execution_count = output
+        path = checkout / "notebooks" / "01.ipynb"
+        nbformat.write(nbformat.v4.new_notebook(cells=[cell]), path)
+
+    (checkout / "notebooks").mkdir()
+    write(1)
+    git("-C", "..", "init", "--quiet")
+    git("add", ".")
+    git("commit", "--quiet", "--message", "first")
+    first = results.current_commit()
+    assert re.fullmatch("[0-9a-f]{12}", first)
+    write(2)
+    assert results.current_commit() == first
+
+
 @pytest.mark.parametrize("folder", ["cifarlib", "benchmarks"])
 def test_the_commit_is_another_if_the_package_or_a_benchmark_differs(checkout, git, folder):
     path = checkout / folder / "code.py"

@@ -8,6 +8,8 @@ import json
 import os
 import pickle
 import signal
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -53,6 +55,17 @@ def write_down(diary: str) -> int:
 
 def num_lines(path) -> int:
     return len(Path(path).read_text().splitlines()) if Path(path).exists() else 0
+
+
+class Plain(BaseEstimator):
+    """A transformer with no more than it needs."""
+
+    def fit(self, X, y=None):
+        self.mean_ = X.mean(axis=0)
+        return self
+
+    def transform(self, X):
+        return X - self.mean_
 
 
 class Diarist(TransformerMixin, BaseEstimator):
@@ -805,6 +818,13 @@ def test_if_all_fail_the_first_error_is_told(problem, tmp_path):
     assert num_lines(tmp_path / "j") == 1
 
 
+def test_a_candidate_that_does_not_fit_is_refused_before_others_are_fitted(problem, tmp_path):
+    grid = [{"clf": [KNeighborsClassifier()], "clf__C": [1.0]}, {"clf__C": [0.1, 1.0]}]
+    with pytest.raises(ValueError, match="Invalid parameter 'C'"):
+        ResumableGridSearchCV(scale_and_classify(), grid, journal=tmp_path / "j").fit(*problem)
+    assert num_lines(tmp_path / "j") == 0
+
+
 @pytest.mark.parametrize("name", ["nonsense", "clf__nonsense"])
 def test_an_unknown_parameter_is_told(problem, name):
     with pytest.raises(ValueError, match="Invalid parameter 'nonsense'"):
@@ -934,3 +954,29 @@ def test_a_search_outlives_one_worker_of_the_cluster(problem, tmp_path, witness,
     assert len(set((tmp_path / "diary").read_text().split())) >= 2
     whole = search_over(witness, tmp_path, [0.001, 0.01, 0.1, 1], journal=None)
     assert_same(search, whole.fit(*problem))
+
+
+def test_a_transformer_without_fit_transform_is_used_as_by_a_pipeline(problem):
+    arguments = make_pipeline(Plain(), LogisticRegression()), {"logisticregression__C": [0.1, 1]}
+    ours = ResumableGridSearchCV(*arguments, cv=3).fit(*problem)
+    theirs = GridSearchCV(*arguments, cv=3).fit(*problem)
+    expected = theirs.cv_results_["mean_test_score"]
+    np.testing.assert_allclose(ours.cv_results_["mean_test_score"], expected)
+
+
+def test_a_function_with_a_set_in_it_is_the_same_in_every_session(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "def is_vehicle(name):\n"
+        "    return name in {'airplane', 'ship', 'truck'} or name in ('a', {'b', 'c'})\n"
+    )
+    package = Path(search.__file__).parents[1]
+    lines = "import mine; from cifarlib import search; print(search._describe(mine.is_vehicle))"
+    told = set()
+    for seed in "123":
+        places = {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(package)])}
+        session = {**os.environ, **places, "PYTHONHASHSEED": seed}
+        done = subprocess.run(
+            [sys.executable, "-c", lines], env=session, capture_output=True, check=True
+        )
+        told.add(done.stdout)
+    assert len(told) == 1
