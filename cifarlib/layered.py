@@ -146,7 +146,11 @@ def from_json(numbers_: Mapping[str, Any], origin: object = "layers") -> Layered
         if name not in known:
             told = f"any of {', '.join(known)}"
             raise InputError(origin, told, repr(name), nearest(name, known))
-    return LayeredCNN(**numbers_)
+    try:
+        return LayeredCNN(**numbers_)
+    except InputError as error:
+        field, *others = error.args
+        raise InputError(f"{origin}: {field}", *others) from error
 
 
 class Found(NamedTuple):

@@ -96,13 +96,13 @@ def evaluate(folder: str | Path, *, with_views: bool = False) -> Report:
         raise InputError(run.folder, "a folder to write the report to", found, "Copy it.")
     train, test = data.load_cifar10()
     description = data.current()
-    if (trained_on := run.metrics.get("data_fingerprint")) != description.fingerprint:
+    if (fingerprint := run.metrics.get("data_fingerprint")) != description.fingerprint:
         raise InputError(
             run.folder,
             f"a run on the images in use, {description.kind}",
             f"one on others, {run.metrics.get('data_kind')}",
             "Set CIFARLIB_SOURCE to what it was trained on."
-            if trained_on
+            if fingerprint
             else "Train it without images of your own, or judge its model by yours (evaluation).",
         )
     pictures = _in_color(test.images, run)

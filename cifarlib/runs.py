@@ -176,10 +176,10 @@ def claim(
                 (path / "config.json").unlink(missing_ok=True)
             raise
     finally:
-        lock.release()
         if not (path / "config.json").exists():  # it was not ours to lock
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # before the release: then it may be another's
                 (path / ".lock").unlink()
+        lock.release()
 
 
 def _acquire(lock: filelock.FileLock, path: Path, wait: bool) -> None:
@@ -219,11 +219,19 @@ def _check_claim(path: Path, asked: dict[str, Any], resume: bool) -> None:
                 path,
                 f"a run with {field} = {json.dumps(now.get(field))}",
                 json.dumps(before.get(field)),
-                "Ask for the same to resume it, or name another folder.",
+                _ADVICE.get(field, "Ask for the same to resume it, or name another folder."),
             )
     if not is_same_code and not is_finished(path):
         advice = "Name another folder, or go on with the cifarlib that began it."
         raise InputError(path, "a run that this training code began", "one of other code", advice)
+
+
+# For what nobody asks for in so many words.
+_ADVICE = {
+    "data": "Set CIFARLIB_SOURCE to the images that it began with, or name another folder.",
+    "design": "The network of that name is another by now: go on with the code, or the file, that "
+    "began it, or name another folder.",
+}
 
 
 def _is_leftover(name: str) -> bool:

@@ -173,6 +173,8 @@ class ResumableGridSearchCV(GridSearchCV):
         ]
         num_fits = len(candidates) * len(folds)
         self.num_remembered_ = num_fits - sum(len(work.candidates) for work in missing)
+        journal.say_what_is_remembered({(key, f) for key in keys for f in range(len(folds))})
+        num_workers = joblib.effective_n_jobs(self.n_jobs)
         pieces = [piece for work in missing for piece in _split(work, self.estimator, candidates)]
         # The folds of one candidate side by side, so that a time budget leaves few torn.
         pieces = collections.deque(sorted(pieces, key=lambda piece: piece.candidates[0]))
@@ -196,9 +198,10 @@ class ResumableGridSearchCV(GridSearchCV):
         with progress.bar(num_fits, "Grid", "fit", initial=self.num_remembered_) as bar:
             try:
                 while pieces and seconds_left() > 0:
-                    for fold, outcomes, rest in parallel(in_time()):
+                    for fold, outcomes, rest, seconds in parallel(in_time()):
+                        share = seconds / num_workers / max(1, len(outcomes))
                         for index, outcome in outcomes.items():
-                            journal.add(keys[index], fold, outcome)
+                            journal.add(keys[index], fold, outcome, share)
                         bar.update(len(outcomes))
                         if rest:
                             pieces.append(_Work(fold, rest))
@@ -272,6 +275,7 @@ class _Journal:
 
     def __init__(self, path: str | Path | None, search: dict[str, str]):
         self.fits: dict[tuple[str, int], _Outcome] = {}
+        self._seconds: dict[tuple[str, int], float] = {}
         self._path = None if path is None else Path(path)
         if self._path and self._path.is_dir():
             self._path /= f"search-{joblib.hash(search)[:12]}.jsonl"
@@ -339,18 +343,34 @@ class _Journal:
         search, *fits = [json.loads(line) for line in lines]
         if not isinstance(search, dict) or not search.keys() >= self._search.keys():
             raise ValueError("the first line says nothing of a search")
-        self.fits = {(fit.pop("candidate"), fit.pop("fold")): _Outcome(**fit) for fit in fits}
+        for fit in fits:
+            key = fit.pop("candidate"), fit.pop("fold")
+            self._seconds[key] = float(fit.pop("seconds", 0))
+            self.fits[key] = _Outcome(**fit)
         return search
 
-    def add(self, candidate: str, fold: int, outcome: _Outcome) -> None:
+    def say_what_is_remembered(self, asked: set[tuple[str, int]]) -> None:
+        """Note how long those of the fits that are asked for had taken."""
+        if self._path:
+            seconds = sum(self._seconds[key] for key in self._seconds.keys() & asked)
+            progress.remember(self._path, seconds)
+
+    def add(self, candidate: str, fold: int, outcome: _Outcome, seconds: float) -> None:
         """Keep a fit, on disk before the next one is counted.
+
+        Args:
+            candidate: what tells it from others.
+            fold: in which it was fitted.
+            outcome: what came of it.
+            seconds: its share of the search's time, where other fits share steps with it.
 
         Raises:
             CifarlibError: if it cannot be written.
         """
         self.fits[candidate, fold] = outcome
         if self._file and not outcome.error:  # what failed for want of memory may yet succeed
-            line = {"candidate": candidate, "fold": fold, **outcome._asdict()}
+            told = {"candidate": candidate, "fold": fold, "seconds": seconds}
+            line = {**told, **outcome._asdict()}
             try:
                 self._file.write(json.dumps(line) + "\n")
                 self._file.flush()
@@ -473,7 +493,7 @@ def _own_parameters(estimator: BaseEstimator, step: int, candidate: dict) -> dic
 def _score(estimator, candidates, X, y, fold, rows, scorer, seconds, is_kept):
     """Fit and score candidates on one fold, in a worker, until the seconds are over.
 
-    What shall be kept is returned before that, with what is left to do.
+    What shall be kept is returned before that, with what is left to do and what it took.
     """
     began, limit = time.monotonic(), seconds
     parts = [
@@ -490,7 +510,8 @@ def _score(estimator, candidates, X, y, fold, rows, scorer, seconds, is_kept):
 
     with fitting.quietly():
         _score_from(0, estimator, candidates, *parts, scorer, is_over, (0.0, 0.0), outcomes)
-    return fold, outcomes, [index for index in candidates if index not in outcomes]
+    rest = [index for index in candidates if index not in outcomes]
+    return fold, outcomes, rest, time.monotonic() - began
 
 
 def _score_from(

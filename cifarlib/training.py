@@ -101,10 +101,12 @@ class Config:
     def __post_init__(self):
         if not callable(self.model):
             object.__setattr__(self, "model", str(self.model))  # it may be a path
-            models.find(self.model)
         elif not getattr(self.model, "__name__", "").isidentifier():
             advice = "Give it a name with def."
             raise InputError("model", "a function with a name", repr(self.model), advice)
+        # Once: what a path names may be another file, or gone, before the training ends.
+        found = self.model if callable(self.model) else models.find(self.model)
+        object.__setattr__(self, "_design", found)
         if not isinstance(self.augmentation, (tuple, list)):
             advice = "Write ('flip',) for one."
             raise InputError("augmentation", "a tuple of names", repr(self.augmentation), advice)
@@ -161,12 +163,12 @@ class Config:
     @property
     def design(self) -> models.Design | Callable[[keras.KerasTensor], keras.KerasTensor]:
         """Return what its model stands for, and `models.build` takes."""
-        return self.model if callable(self.model) else models.find(self.model)
+        return self._design
 
     @property
     def model_name(self) -> str:
         """Return the name of the model, that of its function for a design of your own."""
-        return self.model.__name__ if callable(self.model) else models.find(self.model).name
+        return self.model.__name__ if callable(self.model) else self._design.name
 
     def as_json(self) -> dict[str, Any]:
         """Return the fields as JSON values; a design of one's own by its name, or its fields."""
@@ -269,7 +271,7 @@ def train(
     config = dataclasses.replace(config, batch_size=min(config.batch_size, largest))
     scaling = _scaling(pictures, kept, config)
     keras.utils.set_random_seed(config.seed)
-    network = models.build(config.model, config.color, scaling)
+    network = models.build(config.design, config.color, scaling)
     whitening.adapt(network, pictures, kept)
     if callable(config.model):
         state = random.getstate()  # Keras seeds each layer from it, the check's as well
@@ -307,6 +309,8 @@ def train(
             held.callback(compute.free, [session.learner.pictures, session.learner.labels])
             run_folder = held.enter_context(claim)
             if run_folder and runs.is_finished(run_folder.path):
+                # Another process trained it: waiting for that has taken its time already.
+                progress.remember(run_folder.path, 0)
                 return _read(run_folder.path, config, description)
             if run_folder and (checkpoint := run_folder.load_checkpoint()):
                 session.restore(*checkpoint)

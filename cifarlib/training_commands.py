@@ -2,7 +2,9 @@
 
 import argparse
 import dataclasses
+import errno
 import json
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -64,6 +66,10 @@ def tune(arguments: Sequence[str]) -> None:
         raise InputError("output", "another file than the journal", repr(output), "Name another.")
     try:  # now, not after the search
         Path(output).parent.mkdir(parents=True, exist_ok=True)
+        if Path(output).is_dir():
+            raise IsADirectoryError(errno.EISDIR, "a folder")
+        if not os.access(Path(output).parent, os.W_OK):
+            raise PermissionError(errno.EACCES, "a folder where you may not write")
     except OSError as error:
         told = f"{error.strerror}"
         raise InputError(output, "a file to write to", told, "Name another.") from error

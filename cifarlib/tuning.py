@@ -224,18 +224,19 @@ def tune(
 ) -> Tuning:
     """Search for layers and recipe with the highest validation accuracy.
 
-    Tree-structured Parzen estimators propose (Bergstra et al., 2011), and a trial whose accuracy
-    falls below the median of the others' at the same epoch is pruned. A proposal depends on the
-    seed, the trial's number and the trials before it, so that a study that was stopped goes on
-    as if it had not been. A trial that diverges or runs out of memory is recorded as failed;
-    one whose process was killed is tried again, where the same machine goes on: of another
-    machine's processes nobody here knows whether they live.
+    Tree-structured Parzen estimators propose (Bergstra et al., 2011), and a trial whose best
+    accuracy so far is below the median of the finished ones' at that epoch is pruned. A proposal
+    depends on the seed, the trial's number and the trials before it, so that a study that was
+    stopped goes on as if it had not been. A trial that diverges or runs out of memory is recorded
+    as failed; one whose process was killed is tried again, where the same machine goes on: of
+    another machine's processes nobody here knows whether they live.
 
     Args:
         start: trial 0, the default, and all that is not searched: colour, epochs, train_size,
             seed. Its model is a registered name, a file of `write`, or a design by numbers; the
             layers of the latter two are searched as well.
-        space: see `space_for`.
+        space: see `space_for`; where the rate is one of those, and that of the start is of another
+            size, as of the fast networks, as many rates around it are searched.
         num_trials: trials that the study shall have in the end, with those of earlier calls;
             the last ones of other processes on this machine are waited for.
         time_budget: seconds after which this call begins no further trial.
@@ -252,7 +253,10 @@ def tune(
         CifarlibError: if no trial has finished.
     """
     _check_numbers(num_trials, time_budget, max_multiply_adds)
+    is_own = isinstance(space, Mapping)
     space = {name: _kept_as(each) for name, each in space_for(start.model, space).items()}
+    if "learning_rate" in space and not is_own:
+        space["learning_rate"] = _rates(start.learning_rate)
     default = _default(start, space)
     asked = {
         **start.as_json(),
@@ -484,6 +488,14 @@ def _listed(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
+def _rates(start: float) -> FloatDistribution:
+    """Return the rates to search: those of ``RECIPE``, or for rates of another size as many."""
+    usual = RECIPE["learning_rate"]
+    if usual.low <= start <= usual.high:
+        return usual
+    return FloatDistribution(start / 10, start * 10 / 3, log=True)
+
+
 def _default(start: training.Config, space: Mapping[str, BaseDistribution]) -> dict[str, Any]:
     if not start.validation_fraction:
         advice = "Set it; trials are judged on them."
@@ -505,7 +517,10 @@ def _default(start: training.Config, space: Mapping[str, BaseDistribution]) -> d
         if not is_inside:
             told = f"the default, {value!r}, in what is searched"
             raise InputError(
-                f"space {name}", told, in_words(distribution), "Widen it, or start elsewhere."
+                f"space {name}",
+                told,
+                in_words(distribution),
+                "Widen it, leave it out, or start elsewhere.",
             )
         default[name] = value
     return default

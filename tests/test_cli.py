@@ -628,6 +628,9 @@ def test_a_file_that_would_be_no_model_is_refused_before_the_search(synthetic_so
         assert cli.main([*TUNE, "--num-trials", "1", *arguments]) == 2
         assert "another file than the journal, found 'best.json'" in capsys.readouterr().err
     assert not Path("best.json").exists()
+    Path("best.json").mkdir()
+    assert cli.main([*TUNE, "--num-trials", "1", "--output", "best.json"]) == 2
+    assert "a file to write to, found a folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("option", ["--finalists", "--final-epochs"])

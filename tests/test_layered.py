@@ -205,6 +205,13 @@ def test_a_number_that_is_not_known_names_those_that_are():
         layered.from_json({"widht": 3})
 
 
+def test_a_number_out_of_range_is_told_with_what_it_was_read_from(tmp_path):
+    path = tmp_path / "found.json"
+    path.write_text('{"model": {"depth": 99}}')
+    with pytest.raises(InputError, match=r"found\.json: depth: expected a whole number from 1"):
+        layered.read(path)
+
+
 # Where a name stands, a file or JSON may
 
 

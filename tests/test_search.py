@@ -7,6 +7,7 @@ import functools
 import json
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -37,7 +38,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, MinMaxScaler, StandardScaler
 from sklearn.svm import SVC
 
-from cifarlib import features, fitting, search
+from cifarlib import features, fitting, progress, search
 from cifarlib.errors import CifarlibError, InputError
 from cifarlib.search import ResumableGridSearchCV
 
@@ -423,6 +424,31 @@ def test_what_is_in_the_journal_is_not_computed_again(problem, tmp_path, witness
     assert_same(second, first, exact=True)
     for name in [*TIMES, "converged"]:
         np.testing.assert_array_equal(second.cv_results_[name], first.cv_results_[name])
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_what_is_in_the_journal_is_counted_with_the_time_it_took(
+    problem, tmp_path, witness, monkeypatch, n_jobs
+):
+    monkeypatch.setattr(progress, "_remembered", {})
+    first = search_over(witness, tmp_path, n_jobs=n_jobs).fit(*problem)
+    search_over(witness, tmp_path).fit(*problem)
+    assert progress.Remembered().seconds == 0, "this process did it"
+    monkeypatch.setattr(progress, "_remembered", {})  # as in another
+    search_over(witness, tmp_path, [0.01]).fit(*problem)
+    part = progress.Remembered().seconds
+    monkeypatch.setattr(progress, "_remembered", {})
+    search_over(witness, tmp_path).fit(*problem)
+    assert 0 < part < progress.Remembered().seconds <= first.search_time_
+
+
+def test_a_journal_of_before_without_times_is_still_read(problem, tmp_path, witness, num_fits):
+    search_over(witness, tmp_path).fit(*problem)
+    journal = tmp_path / "journal"
+    journal.write_text(re.sub('"seconds": [^,]*, ', "", journal.read_text()))
+    assert "seconds" not in journal.read_text() and num_fits() == 6
+    search_over(witness, tmp_path).fit(*problem)
+    assert num_fits() == 0
 
 
 def test_a_larger_grid_computes_only_what_is_new(problem, tmp_path, witness, num_fits):

@@ -418,8 +418,9 @@ def test_resuming_another_design_of_the_same_name_is_refused(split, interrupted)
 def test_resuming_with_other_images_is_refused(split, interrupted):
     other = Split(split.images.copy(), split.labels)
     other.images[3, 0, 0, 0] ^= 1
-    with pytest.raises(InputError, match="with data = "):
+    with pytest.raises(InputError, match="with data = ") as refused:
         training.train(config(), other, folder=interrupted, resume=True)
+    assert "Set CIFARLIB_SOURCE to the images that it began with" in str(refused.value)
 
 
 @pytest.mark.parametrize(
@@ -995,6 +996,17 @@ def test_a_path_is_a_model_that_can_be_built(tmp_path):
     path.write_text('{"model": {"width": 2}}')
     asked = training.Config(path)
     assert models.build(asked.model) and asked.model_name == "layered_cnn"
+
+
+@once
+def test_a_file_that_a_model_is_read_from_may_change_while_it_trains(split, tmp_path):
+    path = tmp_path / "found.json"
+    path.write_text('{"model": {"blocks": 2, "width": 2, "max_width": 4, "dense": 0}}')
+    asked = config(model=path, epochs=2)
+    run = training.train(asked, split, on_epoch=lambda row: path.unlink(missing_ok=True))
+    assert len(run.history) == 2 and run.metrics["model"] == "layered_cnn"
+    path.write_text('{"model": "baseline"}')
+    assert asked.model_name == "layered_cnn"
 
 
 @once

@@ -99,6 +99,15 @@ def test_what_the_registry_begins_with_is_inside_the_standard_space():
     assert tuning._default(training.Config("layered_cnn"), tuning.space_for("layered_cnn"))
 
 
+@pytest.mark.parametrize(("rate", "low", "high"), [(3e-3, 3e-4, 1e-2), (0.24, 0.024, 0.8)])
+def test_rates_of_another_size_are_searched_around_the_default(rate, low, high):
+    asked = {"start": start(learning_rate=rate), "space": ["learning_rate"]}
+    trial = search(num_trials=1, **asked).study.trials[0]
+    searched = trial.distributions["learning_rate"]
+    assert trial.params["learning_rate"] == rate and searched.log
+    assert (searched.low, searched.high) == pytest.approx((low, high))
+
+
 @pytest.mark.parametrize(
     ("model", "space", "message"),
     [
