@@ -118,7 +118,8 @@ def write_binary(
 ) -> Path:
     """Write a data set as a .tar.gz in the official binary layout.
 
-    The same arrays give the same bytes, on any day. The file appears whole or not at all.
+    The same arrays under the same name give the same bytes, on any day. The file appears whole or
+    not at all.
 
     Args:
         path: the archive to write, ``.tar.gz``; an existing one is replaced.
@@ -155,6 +156,9 @@ def write_binary(
         contents[f"{batch}.bin"] = _to_records(train.images[part], train.labels[part])
     contents["test_batch.bin"] = _to_records(*test)
 
+    # Named after the file, but never as what is hidden, which nobody would read.
+    stem = re.sub(r"(\.tar\.gz|\.tgz)$", "", path.name).replace("binary", "batches-bin")
+    folder = stem.lstrip(".") or "cifar-10-batches-bin"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with (
@@ -164,7 +168,7 @@ def write_binary(
             tarfile.open(fileobj=zipped, mode="w", format=tarfile.USTAR_FORMAT) as archive,
         ):
             for name, content in contents.items():
-                info = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
+                info = tarfile.TarInfo(f"{folder}/{name}")
                 info.size = len(content)
                 archive.addfile(info, io.BytesIO(content))
     except OSError as error:

@@ -90,7 +90,7 @@ def change_behind_the_times(fetched):
     flip_last_bit(folder / "train_images.npy")
     time.sleep(0.1)
     state = {"fingerprint": fetched.fingerprint, **cache._file_state(folder)}
-    cache._remember_verified(folder, state)
+    cache._remember_verified(folder, state, time.time_ns())
 
 
 # The order of the sources
