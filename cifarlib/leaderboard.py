@@ -500,7 +500,8 @@ def stale(recorded: Iterable[results.Result]) -> set[str]:
 
     Times of chapters and the like cannot be, and of an ablation only its benchmark knows.
     """
-    return {result.name for result in recorded if _question(result) and is_stale(result)}
+    asked = ((result, _question(result)) for result in recorded)
+    return {result.name for result, question in asked if question and question(result)}
 
 
 def _question(result: results.Result) -> Callable[[results.Result], bool] | None:
