@@ -35,7 +35,7 @@ test-style: environment
 # What is tested with every backend, apart from the rest.
 NETWORK_TESTS := $(foreach name,models layered explain augmentation,tests/test_$(name).py)
 TRAINING_TESTS := $(foreach name,views schedules optimizers whitening winograd compute runs \
-    training experiments leaderboard,tests/test_$(name).py)
+    training experiments entries measuring staleness leaderboard claims,tests/test_$(name).py)
 
 test-units: test-style
 	$(BIN)/python -m pytest $(SLOWEST) $(addprefix --ignore=,$(NETWORK_TESTS) $(TRAINING_TESTS))

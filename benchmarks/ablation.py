@@ -15,9 +15,10 @@ from cifarlib import (
     at_once,
     data,
     devices,
+    entries,
     errors,
     experiments,
-    leaderboard,
+    measuring,
     models,
     recipes,
     results,
@@ -66,7 +67,7 @@ def main() -> None:
         results.check_recordable()
     commit = results.current_commit()  # now: somebody may commit while it trains
     print(data.current(), devices.describe(), sep="\n", flush=True)
-    asked, kept = variants(options.color), leaderboard.kept_runs()
+    asked, kept = variants(options.color), measuring.kept_runs()
     configs = [replace(config, seed=seed) for seed in options.seeds for config in asked.values()]
     calls = [(config, kept) for config in configs]
     for num_done, (_, _, error) in enumerate(at_once.each(train, calls, options.jobs), 1):
@@ -75,7 +76,7 @@ def main() -> None:
         print(f"{num_done} of {len(configs)}", flush=True)
     compared = experiments.compare(asked, options.seeds, kept_in=kept)
     table = compared.table().assign(
-        arithmetic=[leaderboard.cost(config) / 1e12 for config in asked.values()]
+        arithmetic=[entries.cost(config) / 1e12 for config in asked.values()]
     )
     columns = ["validation", "sd", "gain", "sd of gain", "seeds", "arithmetic"]
     print(table[columns].round(2).to_string())
@@ -93,7 +94,7 @@ def variants(color: str) -> dict[str, training.Config]:
     whole = training.Config("fast", color=color, **recipes.find("fast", "fast"))
     named = {f"without {idea}": replace(whole, **changes) for idea, changes in WITHOUT.items()}
     sizes = named["without smaller images first"]
-    fewer = max(1, round(whole.epochs * leaderboard.cost(whole) / leaderboard.cost(sizes)))
+    fewer = max(1, round(whole.epochs * entries.cost(whole) / entries.cost(sizes)))
     return {"whole": whole, **named, f"without {FEWER}": replace(sizes, epochs=fewer)}
 
 

@@ -8,7 +8,7 @@
 The epoch is chosen on held-out training images; each finished run sees the test set once. Runs
 are kept beside the decoded data, as those of the chapters are: the same command goes on after an
 interruption, and what was trained is not trained again. With ``--record`` the accuracies go to
-``results/``; ``--missing`` records whatever of `leaderboard.ENTRIES` is not there, or was made by
+``results/``; ``--missing`` records whatever of `entries.ENTRIES` is not there, or was made by
 other code, cheapest first. ``--jobs`` trains several networks at once, which fills a large GPU.
 JAX 0.11.2 could not choose kernels on an H200 unless XLA_FLAGS=--xla_gpu_enable_triton_gemm=false.
 """
@@ -18,7 +18,7 @@ import functools
 import statistics
 import sys
 
-from cifarlib import at_once, data, errors, leaderboard, models, pages, recipes
+from cifarlib import at_once, data, entries, errors, measuring, models, pages, recipes
 
 
 def main() -> None:
@@ -36,7 +36,7 @@ def main() -> None:
     )
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="trainings at once")
     options = parser.parse_args()
-    seeds = tuple(options.seeds or leaderboard.SEEDS)
+    seeds = tuple(options.seeds or entries.SEEDS)
     if len(set(seeds)) < len(seeds):
         parser.error("--seeds: expected different ones")
     if not options.model and (options.color or options.recipe or options.seeds):
@@ -50,19 +50,19 @@ def main() -> None:
     asked = []
     if options.model:
         of_model = options.model, options.color or "rgb", options.recipe or "modern"
-        asked = [(leaderboard.Entry(*of_model, seeds), seed) for seed in seeds]
+        asked = [(entries.Entry(*of_model, seeds), seed) for seed in seeds]
     for entry, seed in asked:
         entry.config(seed)  # what cannot be trained is refused before anything is
     if options.jobs > 1:
         at_once.leave_room()
     data.load_cifar10()  # what is recorded of other images is missing of these
     if options.list:
-        for entry, seed in leaderboard.missing():
+        for entry, seed in measuring.missing():
             print(f"{entry.cost() / 1e15:8.3f} PMAC  {entry.name}, seed {seed}")
         return
     if options.missing:
-        asked = leaderboard.missing()
-    measured = leaderboard.compute(
+        asked = measuring.missing()
+    measured = measuring.compute(
         asked,
         options.time_budget,
         options.jobs,

@@ -42,16 +42,16 @@ def main() -> None:
     if options.here:
         print(json.dumps(_measure(options.here, options.repeats)))
         return
-    from cifarlib import leaderboard, models, pages, results
+    from cifarlib import entries, models, pages, results
 
     for name in options.models:
-        if name != leaderboard.LINEAR:
+        if name != entries.LINEAR:
             models.find(name)
-        if options.record and name not in (*models.DESIGNS, leaderboard.LINEAR):
+        if options.record and name not in (*models.DESIGNS, entries.LINEAR):
             parser.error(f"--record: expected names of cifarlib models, found {name}")
     if options.record:
         results.check_recordable()
-    everything = [*(name for name in models.DESIGNS if name != "layered_cnn"), leaderboard.LINEAR]
+    everything = [*(name for name in models.DESIGNS if name != "layered_cnn"), entries.LINEAR]
     try:
         for name in options.models or everything:
             commit = results.current_commit()  # now: somebody may commit while it measures
@@ -77,7 +77,7 @@ def _told(name: str, figures: dict) -> str:
 
 def _record(name: str, figures: dict, commit: str) -> None:
     """Write what was measured of a model to results/."""
-    from cifarlib import leaderboard, results
+    from cifarlib import results, staleness
 
     details = dict(figures)
     results.write(
@@ -91,7 +91,7 @@ def _record(name: str, figures: dict, commit: str) -> None:
         details={
             "model": name,
             "beside": BESIDE,
-            "code": leaderboard.prediction_digest(name),
+            "code": staleness.prediction_digest(name),
             **details,
         },
     )
@@ -143,9 +143,9 @@ def _prepared(name: str, pictures) -> tuple[Callable, Callable]:
     """Return what predicts with a model, and what saves it."""
     import joblib
 
-    from cifarlib import classical, compute, fitting, images, leaderboard, models
+    from cifarlib import classical, compute, entries, fitting, images, models
 
-    if name != leaderboard.LINEAR:
+    if name != entries.LINEAR:
         network = models.build(name)
         network.jit_compile = compute.jit_compile() is not False
         return network.predict_on_batch, network.save

@@ -469,10 +469,10 @@ def _assignment_grade(options: argparse.Namespace) -> None:
 
 def _results(options: argparse.Namespace) -> None:
     _import_keras(options)  # a network's code tells whether its record is stale
-    from cifarlib import leaderboard, results
+    from cifarlib import results, staleness
 
     recorded = results.read_all()
-    stale = leaderboard.stale(recorded)
+    stale = staleness.stale(recorded)
     if options.json:
         told = [{**result._asdict(), "is_stale": result.name in stale} for result in recorded]
         print(json.dumps(told, indent=2))

@@ -85,11 +85,11 @@ def _chapters_table() -> str:
 
 def _benchmarks_table() -> str:
     # Whether a record is stale is for Keras to say, which takes seconds to import.
-    from cifarlib import leaderboard
+    from cifarlib import staleness
 
     rows = ["| what | times as fast | n |", "|---|--:|--:|"]
     found = [result for result in results.read_all() if result.name.startswith("benchmark-")]
-    of_other_code = leaderboard.stale(found)
+    of_other_code = staleness.stale(found)
     for result in found:
         spread = f"{min(result.values):.1f} to {max(result.values):.1f}"
         ratio = f"{statistics.median(result.values):.1f} ({spread})"
@@ -99,10 +99,10 @@ def _benchmarks_table() -> str:
 
 
 def _linear_table() -> str:
-    from cifarlib import leaderboard
+    from cifarlib import staleness
 
     found = [result for result in results.read_all() if result.name.startswith("linear-")]
-    of_other_code = leaderboard.stale(found)
+    of_other_code = staleness.stale(found)
     rungs: dict[str, dict[str, results.Result]] = {}
     for result in sorted(found, key=lambda result: (result.color != "gray", result.mean)):
         rung = result.name.removeprefix("linear-").removesuffix(f"-{result.color}")

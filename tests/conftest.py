@@ -75,6 +75,22 @@ def tiny():
     return synthetic.generate(num_train=50, num_test=20)
 
 
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """Let a folder be the checkout, where results are recorded, and return it."""
+    monkeypatch.setattr(settings, "checkout_folder", lambda: tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def few_entries(monkeypatch):
+    """Ask for few networks, since each that has not been run is built for its row."""
+    from cifarlib import entries
+
+    small = entries.Entry("baseline", "gray", "modern", (3, 5))
+    monkeypatch.setattr(entries, "ENTRIES", (small, small._replace(recipe="published")))
+
+
 @pytest.fixture(scope="module")
 def problem():
     """Return rows and labels that a linear model can learn, as `linear_problem` makes them."""

@@ -229,7 +229,7 @@ def test_what_is_missing_of_networks_is_asked_of_the_images_in_use(monkeypatch, 
     networks = loaded("networks")
     asked = []
     monkeypatch.setattr(networks.data, "load_cifar10", lambda: asked.append("images"))
-    monkeypatch.setattr(networks.leaderboard, "missing", lambda: asked.append("missing") or [])
+    monkeypatch.setattr(networks.measuring, "missing", lambda: asked.append("missing") or [])
     monkeypatch.setattr(sys, "argv", ["networks.py", "--list"])
     networks.main()
     assert asked == ["images", "missing"]
@@ -239,9 +239,9 @@ def test_what_is_missing_of_networks_is_asked_of_the_images_in_use(monkeypatch, 
 def test_a_training_that_failed_is_told_by_the_status(monkeypatch, capsys, found):
     networks = loaded("networks")
     monkeypatch.setattr(networks.data, "load_cifar10", lambda: None)
-    monkeypatch.setattr(networks.leaderboard, "missing", lambda: [("entry", 0), ("entry", 1)])
+    monkeypatch.setattr(networks.measuring, "missing", lambda: [("entry", 0), ("entry", 1)])
     compute = lambda *_, **__: {("entry", 0): found}  # noqa: E731
-    monkeypatch.setattr(networks.leaderboard, "compute", compute)
+    monkeypatch.setattr(networks.measuring, "compute", compute)
     monkeypatch.setattr(sys, "argv", ["networks.py", "--missing", "--time-budget", "5"])
     with pytest.raises(SystemExit) as ended:
         networks.main()
@@ -621,7 +621,7 @@ def test_each_idea_is_left_out_alone(ablation):
         assert changed == set(changes)
     assert len({training.code_digest(config) for config in (whole, *others)}) == len(others) + 1
     assert len(others) == len(ablation.WITHOUT) + 1
-    costs = [ablation.leaderboard.cost(config) for config in (whole, others[-1])]
+    costs = [ablation.entries.cost(config) for config in (whole, others[-1])]
     assert costs[1] == pytest.approx(costs[0], rel=0.15), "the control has as much arithmetic"
 
 

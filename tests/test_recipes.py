@@ -10,7 +10,7 @@ keras = pytest.importorskip("keras")
 
 from cifarlib import (  # noqa: E402
     augmentation,
-    leaderboard,
+    entries,
     models,
     optimizers,
     recipes,
@@ -184,7 +184,7 @@ def test_the_fast_recipe_is_what_its_author_published():
     config = training.Config("fast", **recipes.find("fast", "fast"))
     assert config.image_sizes[-1] == models.IMAGE_SIZE
     theirs = replace(config, epochs=8, image_sizes=(models.IMAGE_SIZE,))
-    assert leaderboard.cost(config) < leaderboard.cost(theirs)
+    assert entries.cost(config) < entries.cost(theirs)
     assert (config.batch_size, config.label_smoothing) == (2000, 0.2)
     assert (config.optimizer, config.learning_rate) == ("muon", 0.24)
     assert augmentation.CROP_PADDING * config.augmentation_strength == 2

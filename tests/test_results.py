@@ -11,10 +11,7 @@ from cifarlib import data, results, settings
 from cifarlib.errors import InputError
 
 
-@pytest.fixture(autouse=True)
-def checkout(tmp_path, monkeypatch):
-    monkeypatch.setattr(settings, "checkout_folder", lambda: tmp_path)
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("checkout")
 
 
 @pytest.fixture
