@@ -10,7 +10,6 @@ import pytest
 from cifarlib import data, results, settings
 from cifarlib.errors import InputError
 
-
 pytestmark = pytest.mark.usefixtures("checkout")
 
 
