@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from matplotlib.transforms import Bbox
+from seaborn.utils import relative_luminance
 
 from cifarlib import data
 
@@ -221,6 +222,12 @@ def plot_matrix(
         cbar_kws=bar,
         **limits,
     )
+    # Seaborn's white numbers are faint on the middle colours; dark and white are as plain on this.
+    faces = ax.collections[0].get_facecolors()
+    for text in ax.texts:
+        column, row = (int(place) for place in text.get_position())
+        is_dark = relative_luminance(faces[row * matrix.shape[1] + column]) < 0.22
+        text.set_color("white" if is_dark else ".15")
     ax.set_yticklabels(ax.get_yticklabels(), rotation=0)
     ax.set_xticklabels(ax.get_xticklabels(), rotation=45, ha="right", rotation_mode="anchor")
 
@@ -379,9 +386,6 @@ def plot_race(histories: pd.DataFrame, floors: dict[str, float], title: str = ""
     ax.set_xlim(left=0)
     ax.legend(bbox_to_anchor=(1, 1), loc="upper left")
     return figure
-
-
-_ENDINGS = {"finished": ("o", 0), "pruned": ("x", 1), "failed": ("^", 3)}
 
 
 def plot_intervals(table: pd.DataFrame, title: str = "", *, label: str = "") -> Figure:
@@ -553,6 +557,9 @@ def _name_points(ax: Axes, points: pd.DataFrame, front: Line2D) -> None:
 def _distances(extent: Bbox, places: np.ndarray) -> np.ndarray:
     """Return how far places (n, 2) are from a box, 0 inside."""
     return np.hypot(*(places - places.clip(extent.min, extent.max)).T)
+
+
+_ENDINGS = {"finished": ("o", 0), "pruned": ("x", 1), "failed": ("^", 3)}  # of trials
 
 
 def plot_search(trials: pd.DataFrame) -> Figure:

@@ -99,6 +99,30 @@ def test_a_matrix_is_named_and_numbered():
     assert {"0.25", "0.75", "1.00", "0.00", "cat", "dog", "share"} <= set(texts(figure).split())
 
 
+@pytest.mark.parametrize("colors", [plotting.AMOUNTS, plotting.DIFFERENCES])
+def test_every_number_of_a_matrix_can_be_read(colors):
+    """Contrast as the Web Content Accessibility Guidelines 2.2 define it."""
+
+    def luminance(color):
+        linear = [
+            value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4
+            for value in matplotlib.colors.to_rgb(color)
+        ]
+        return np.dot(linear, [0.2126, 0.7152, 0.0722])
+
+    values = np.linspace(-1, 1, 40).reshape(2, 20)
+    values[1, 3] = np.nan  # has no number
+    _, ax = plotting.subplots()
+    plotting.plot_matrix(pd.DataFrame(values), ax, colors=colors)
+    shown, norm = matplotlib.colormaps[colors], ax.collections[0].norm
+    assert len(ax.texts) == 39
+    for text in ax.texts:
+        column, row = map(int, text.get_position())
+        cell = shown(norm(values[row, column]))
+        darker, lighter = sorted(luminance(color) for color in (text.get_color(), cell))
+        assert (lighter + 0.05) / (darker + 0.05) > 3.5, text.get_text()
+
+
 @pytest.mark.parametrize(("fmt", "told"), [(",d", "1,234"), (".0%", "123400%"), ("+d", "+1234")])
 def test_a_matrix_takes_every_format_of_a_number(fmt, told):
     figure, ax = plotting.subplots()
