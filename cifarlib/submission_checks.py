@@ -19,7 +19,8 @@ _FIELDS = {"name": "STUDENT_NAME", "id": "STUDENT_ID"}
 _MACHINE_PATH = re.compile(
     r"(?<![\w./:~<>-])"
     r"(?:/(?:home|Users|root|tmp|mnt|media|content|Volumes|private|work)/"
-    r"|[A-Z]:(?:\\\\|/(?=[^\s/]+[/.])|\\(?=Users|[Tt]emp|TEMP|[A-Z][a-z])))"
+    r"|[A-Za-z]:(?:\\\\|/(?=[^\s/]+[/.])"
+    r"|\\(?=(?i:users|temp)\b|[\w-]+(?:\\[\w-]+)*\.\w{2,5}\b)|(?<=[A-Z]:)\\(?=[A-Z][a-z])))"
     r"[^\s\"'`)\],;:<>]*"
 )
 
@@ -77,6 +78,9 @@ def _assigned(notebook: nbformat.NotebookNode, variable: str) -> str | None:
     return None
 
 
+# What IPython understands, and Python does not: %time, !ls, ?print.
+_MAGIC = re.compile(r"^\s*[%!?].*$", re.MULTILINE)
+
 # Of code that is none, holds a zero byte, or is nested too deep.
 _NO_LITERAL = (SyntaxError, ValueError, TypeError, RecursionError, MemoryError)
 
@@ -86,8 +90,8 @@ def _told(source: str, variable: str) -> ast.expr | str | None:
     if variable not in source:
         return None
     try:
-        lines = ast.parse(source).body
-    except _NO_LITERAL:  # a magic, or a number such as 0012
+        lines = ast.parse(_MAGIC.sub("", source)).body
+    except _NO_LITERAL:  # a number such as 0012, or another language's
         match = re.search(rf"^{variable}\s*=(?!=)(.*)$", source, re.MULTILINE)
         return match[1].strip() if match else None
     for line in lines:

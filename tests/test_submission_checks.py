@@ -28,6 +28,8 @@ FILLED = 'STUDENT_NAME = "Ada Lovelace"\nSTUDENT_ID = "007"'
         ("STUDENT_NAME='Ada'  # me\nSTUDENT_ID = 12", "Ada", "12"),
         ('STUDENT_NAME: str = "Ada"; STUDENT_ID = "1"', "Ada", "1"),
         ('STUDENT_NAME = (\n    "Ada"\n)\nSTUDENT_ID = "1"', "Ada", "1"),
+        ('%time 0\n!ls\nSTUDENT_NAME = "Ada"; STUDENT_ID = "7"', "Ada", "7"),
+        ('STUDENT_NAME = (\n    "Ada"\n)\nSTUDENT_ID = "1"\n  %who', "Ada", "1"),
         ('%matplotlib inline\nSTUDENT_NAME = "Zoë \\"Z\\" "\nSTUDENT_ID = "x"', 'Zoë "Z"', "x"),
     ],
 )
@@ -75,6 +77,9 @@ MACHINE_PATHS = (
     r'open("C:\\Users\\ada\\data.csv")',
     r'open(r"C:\Users\ada\data.csv")',
     "open('D:/data.csv')",
+    "open('c:/Users/ada/data.csv')",
+    r'open(r"c:\Users\ada")',
+    r'open(r"D:\kurs\data.csv")',
     "path=/content/drive/MyDrive/x",
     "!cp a.csv /tmp/b.csv",
 )
@@ -101,6 +106,7 @@ def test_a_folder_of_one_machine_is_told_with_its_place(source):
         "<temporary>/home/x and ~/tmp/x",
         "see root/ and /homely",
         "the ratios A:/B and W:/H",
+        r'print("x:\tvalue\ty:\n\n", x)',
     ],
 )
 def test_what_only_looks_like_one_is_let_through(source):
