@@ -3,6 +3,8 @@
 Not for executing them (`running`) nor for showing them (`report`).
 """
 
+import hashlib
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -85,6 +87,12 @@ def read(path: Path) -> nbformat.NotebookNode:
     except Exception as error:  # nbformat fails in many ways at what is no notebook
         found = f"a file that cannot be read ({type(error).__name__})"
         raise InputError(path, "a notebook", found, advice) from error
+
+
+def code_digest(notebook: nbformat.NotebookNode) -> str:
+    """Return what tells apart the code of chapters, whatever is said or shown beside it."""
+    sources = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    return hashlib.sha256(json.dumps(sources).encode()).hexdigest()[:12]
 
 
 def title_and_promise(notebook: nbformat.NotebookNode) -> tuple[str, str]:

@@ -191,11 +191,22 @@ def _record(chapter: Chapter, executed: nbformat.NotebookNode, profile: str, com
         seconds=facts["seconds"],
         hardware=facts["hardware"],
         commit=commit,
-        command=f"cifarlib run {chapter.number} --{profile} --record",
+        command=results.on_backend(
+            f"cifarlib run {chapter.number} --{profile} --record",
+            [os.environ.get("KERAS_BACKEND", "")],
+        ),
         details={"peak_memory_bytes": facts["peak_memory_bytes"]},
     )
+    with results.alone():  # a run of the other profile may be writing to the same chapter
+        _write_into(chapter, executed, profile)
+    progress.say(f"{chapter.number}  recorded in {chapter.path.name}")
+
+
+def _write_into(chapter: Chapter, executed: nbformat.NotebookNode, profile: str) -> None:
+    """Write the outputs of a full run into its chapter, and the times of either run."""
     if profile == "full":
         _clean(executed)
+        executed.metadata["cifarlib"]["code"] = chapters.code_digest(executed)
         if figure := report.cover(executed):
             picture = Image.open(io.BytesIO(base64.b64decode(figure[1]))).convert("RGB")
             with files.replacing(results.folder() / f"chapter-{chapter.number}-cover.jpg") as file:
@@ -204,7 +215,6 @@ def _record(chapter: Chapter, executed: nbformat.NotebookNode, profile: str, com
         executed = chapters.read(chapter.path)
     executed.cells[0].source = pages.stamp(executed.cells[0].source)
     _write(executed, chapter.path)
-    progress.say(f"{chapter.number}  recorded in {chapter.path.name}")
 
 
 def _write(notebook: nbformat.NotebookNode, path: Path) -> None:
