@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cifarlib import (
+    arguments,
     at_once,
     data,
     devices,
@@ -44,13 +45,16 @@ WITHOUT = {
     "smaller images first": {"image_sizes": (models.IMAGE_SIZE,)},
 }
 # Of each training, for the record.
-OF_RUN = ("validation_accuracy", "precision", "backend", "accelerators")
+OF_RUN = (
+    *("validation_accuracy", "precision", "backend", "accelerators"),
+    *("hardware", "versions", "seconds"),
+)
 FEWER = "smaller images first, for fewer epochs"  # its control: as much arithmetic
 
 
 def main() -> None:
     """Train, print, and record if asked to."""
-    parser = argparse.ArgumentParser(
+    parser = arguments.Parser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--color", choices=models.CHANNELS, default="rgb")
@@ -70,9 +74,11 @@ def main() -> None:
     asked, kept = variants(options.color), measuring.kept_runs()
     configs = [replace(config, seed=seed) for seed in options.seeds for config in asked.values()]
     calls = [(config, kept) for config in configs]
-    for num_done, (_, _, error) in enumerate(at_once.each(train, calls, options.jobs), 1):
+    are_new = []
+    for num_done, (_, is_new, error) in enumerate(at_once.each(train, calls, options.jobs), 1):
         if error:
             raise error
+        are_new.append(is_new)
         print(f"{num_done} of {len(configs)}", flush=True)
     compared = experiments.compare(asked, options.seeds, kept_in=kept)
     table = compared.table().assign(
@@ -81,12 +87,15 @@ def main() -> None:
     columns = ["validation", "sd", "gain", "sd of gain", "seeds", "arithmetic"]
     print(table[columns].round(2).to_string())
     if options.record:
-        record(options, asked, compared, table, commit)
+        # Of whatever commit trained a kept run.
+        record(options, asked, compared, table, commit if all(are_new) else "unknown")
 
 
-def train(config: training.Config, kept_in: Path) -> None:
-    """Train one, to be read where it is kept."""
-    training.train(config, kept_in=kept_in)
+def train(config: training.Config, kept_in: Path) -> bool:
+    """Train one, to be read where it is kept, and tell whether all of it was trained now."""
+    epochs = []
+    training.train(config, kept_in=kept_in, on_epoch=lambda row: epochs.append(row["epoch"]))
+    return 1 in epochs
 
 
 def variants(color: str) -> dict[str, training.Config]:

@@ -6,7 +6,6 @@ Each pair is measured in turn, so that a noisy machine disturbs both sides alike
 ``--record`` the ratios go to ``results/``.
 """
 
-import argparse
 import io
 import pickle
 import statistics
@@ -21,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cifarlib import archives, data, errors, images, pages, results
+from cifarlib import archives, arguments, data, errors, images, pages, results
 
 COMMAND = "python benchmarks/data.py --record"
 REPEAT = 5
@@ -29,7 +28,7 @@ REPEAT = 5
 
 def main() -> None:
     """Measure, print, and record if asked to."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = arguments.Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeat", type=int, default=REPEAT, help="measurements of each side")
     parser.add_argument("--record", action="store_true", help="write the ratios to results/")
     options = parser.parse_args()
@@ -63,11 +62,12 @@ def main() -> None:
                 details=details,
             )
 
-    try:
-        compare_all(compare, description, options.repeat)
-    finally:  # what was recorded before an interruption is there
-        if options.record:
-            pages.stamp_readme()
+    with results.undisturbed(options.record):
+        try:
+            compare_all(compare, description, options.repeat)
+        finally:  # what was recorded before an interruption is there
+            if options.record:
+                pages.stamp_readme()
 
 
 def compare_all(compare: Callable, description: data.Description, repeat: int) -> None:

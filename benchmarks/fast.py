@@ -22,7 +22,6 @@ edited meanwhile: what is recorded is said to be of one code.
 """
 
 import argparse
-import contextlib
 import json
 import math
 import os
@@ -35,10 +34,9 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import filelock
 import numpy as np
 
 from cifarlib import arguments, data, devices, errors, images, pages, results
@@ -50,7 +48,7 @@ SHOWN = {"accuracy": "accuracy", "accuracy_with_views": "with six views"}
 def main() -> None:
     """Train in turn, print, and record if asked to."""
     began_with = source()
-    parser = argparse.ArgumentParser(
+    parser = arguments.Parser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", choices=MODELS, default="fast", help="ours (default: fast)")
@@ -94,31 +92,8 @@ def main() -> None:
     sides = {"ours": command_of_ours(options)}
     if options.peer:
         sides[options.peer_name] = words_of_peer
-    if options.record:
-        with alone():
-            race(options, sides, began_with)
-    else:
+    with results.undisturbed(options.record):
         race(options, sides, began_with)
-
-
-@contextlib.contextmanager
-def alone() -> Iterator[None]:
-    """Refuse a second race for a record: each would slow the other down, and lose its runs.
-
-    Raises:
-        errors.InputError: if there is one.
-    """
-    results.folder().mkdir(exist_ok=True)
-    lock = filelock.FileLock(results.folder() / ".race.lock")
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout as error:
-        told = "one race at a time", "another that is running"
-        raise errors.InputError("--record", *told, "Wait until it is over.") from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def race(options: argparse.Namespace, sides: dict[str, list[str]], began_with: bytes) -> None:
@@ -412,7 +387,7 @@ def record(options: argparse.Namespace, known: dict, commit: str, runs: dict) ->
         color=options.color,
         hardware=devices.describe(),
         commit=commit,
-        command=f"{' '.join(words)} --record",
+        command=results.on_backend(f"{' '.join(words)} --record", [known["backend"]]),
         details={
             **known,
             **{

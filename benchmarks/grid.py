@@ -7,7 +7,6 @@ the usual recipe, standardised pixels with C = 1. Both get the same images, fold
 fits what candidates share once a fold; ``GridSearchCV`` fits it anew for each.
 """
 
-import argparse
 import tempfile
 import time
 import warnings
@@ -19,7 +18,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 
-from cifarlib import data, devices, errors, features, images, pages, results, search
+from cifarlib import arguments, data, devices, errors, features, images, pages, results, search
 
 COUNTS, STRENGTHS = [50, 100, 200], [1e-4, 1e-3, 1e-2, 1]
 GRID = [
@@ -35,8 +34,8 @@ NUM_CANDIDATES = 1 + 2 * len(COUNTS) * len(STRENGTHS)
 
 
 def main() -> None:
-    """Measure, print, and record if asked to."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Read what is asked for, and compare."""
+    parser = arguments.Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", type=int, default=50_000, help="training images")
     parser.add_argument("--record", action="store_true", help="write the ratio to results/")
     options = parser.parse_args()
@@ -44,6 +43,12 @@ def main() -> None:
         parser.error(f"--size: expected at least {10 * max(COUNTS):,}")
     if options.record and options.size != 50_000:
         parser.error("--record: expected all images, without --size")
+    with results.undisturbed(options.record):
+        compare(options)
+
+
+def compare(options) -> None:
+    """Let both search, print, and record if asked to."""
     train, _ = data.load_cifar10()
     if options.record:
         results.check_recordable()

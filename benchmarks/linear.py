@@ -8,14 +8,13 @@ with ``--missing`` only what is not there, or was measured by other code: an int
 continues.
 """
 
-import argparse
 import itertools
 import time
 from collections.abc import Iterator
 
 import numpy as np
 
-from cifarlib import classical, data, devices, errors, images, pages, results
+from cifarlib import arguments, classical, data, devices, errors, fitting, images, pages, results
 
 RANDOM = ("patches", "mirrored patches")
 SEEDS = [0, 1, 2]
@@ -23,7 +22,7 @@ SEEDS = [0, 1, 2]
 
 def main() -> None:
     """Measure, print, and record if asked to."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = arguments.Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--rung", choices=classical.RUNGS, help="one rung only")
     parser.add_argument("--color", choices=("gray", "rgb"), help="one of the two only")
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
@@ -88,13 +87,12 @@ def measured(rung, color, seeds, train, test) -> Iterator[tuple[int, dict]]:
     for seed in seeds:
         began = time.monotonic()
         fitted = classical.fit(classical.build(rung, seed=seed), inputs["train"], train.labels)
-        chosen = fitted.validation.set_index("C").loc[fitted.C]
         row = {
             "accuracy": float(np.mean(fitted.model.predict(inputs["test"]) == test.labels)),
             "C": fitted.C,
             "validation_accuracy": fitted.validation["accuracy"].max(),
             "seconds": time.monotonic() - began,
-            "converged": bool(chosen["converged"]),
+            "converged": fitting.has_converged(fitted.model),
             "hardware": devices.describe_cpu(),
         }
         print(

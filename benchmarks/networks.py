@@ -13,18 +13,17 @@ other code, cheapest first. ``--jobs`` trains several networks at once, which fi
 JAX 0.11.2 could not choose kernels on an H200 unless XLA_FLAGS=--xla_gpu_enable_triton_gemm=false.
 """
 
-import argparse
 import functools
 import statistics
 import sys
 
-from cifarlib import at_once, data, entries, errors, measuring, models, pages, recipes
+from cifarlib import arguments, at_once, data, entries, errors, measuring, models, pages, recipes
 
 
 def main() -> None:
     """Train, judge, print, and record if asked to."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", choices=models.DESIGNS, metavar="MODEL", nargs="?")
+    parser = arguments.Parser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", metavar="MODEL", nargs="?")
     parser.add_argument("--color", choices=models.CHANNELS, help="of the model (default: rgb)")
     parser.add_argument("--recipe", choices=recipes.NAMES, help="its recipe (default: modern)")
     parser.add_argument("--seeds", type=int, nargs="+", help="default: 0 1 2")
@@ -43,6 +42,11 @@ def main() -> None:
         parser.error("--color, --recipe, --seeds: expected a MODEL that they are about")
     if sum(map(bool, (options.model, options.missing, options.list))) != 1:
         parser.error("expected a MODEL, --missing or --list")
+    if options.list and (options.record or options.jobs > 1 or options.time_budget):
+        parser.error("--list: expected nothing beside it, since it trains nothing")
+    if options.model and options.model not in models.DESIGNS:
+        advice = errors.nearest(options.model, models.DESIGNS)
+        raise errors.InputError("MODEL", "one of `cifarlib models`", repr(options.model), advice)
     if options.jobs < 1:
         parser.error("--jobs: expected at least 1")
     if options.time_budget is not None and not options.time_budget > 0:

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from cifarlib import errors
+from cifarlib import arguments, errors
 
 BESIDE = "baseline"
 BATCH = 250
@@ -29,7 +29,7 @@ REPEATS = 7
 
 def main() -> None:
     """Measure each model in a process of its own, print, and record if asked to."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = arguments.Parser(description=__doc__.splitlines()[0])
     parser.add_argument("models", nargs="*", metavar="MODEL")
     parser.add_argument("--repeats", type=int, default=REPEATS)
     parser.add_argument("--record", action="store_true", help="write to results/")
@@ -52,16 +52,17 @@ def main() -> None:
     if options.record:
         results.check_recordable()
     everything = [*(name for name in models.DESIGNS if name != "layered_cnn"), entries.LINEAR]
-    try:
-        for name in options.models or everything:
-            commit = results.current_commit()  # now: somebody may commit while it measures
-            figures = _in_a_process(name, options.repeats)
-            print(_told(name, figures), flush=True)
+    with results.undisturbed(options.record):
+        try:
+            for name in options.models or everything:
+                commit = results.current_commit()  # now: somebody may commit while it measures
+                figures = _in_a_process(name, options.repeats)
+                print(_told(name, figures), flush=True)
+                if options.record:
+                    _record(name, figures, commit)
+        finally:  # what was recorded before a failure is there
             if options.record:
-                _record(name, figures, commit)
-    finally:  # what was recorded before a failure is there
-        if options.record:
-            pages.stamp_readme()
+                pages.stamp_readme()
 
 
 def _told(name: str, figures: dict) -> str:
@@ -77,7 +78,7 @@ def _told(name: str, figures: dict) -> str:
 
 def _record(name: str, figures: dict, commit: str) -> None:
     """Write what was measured of a model to results/."""
-    from cifarlib import results, staleness
+    from cifarlib import results
 
     details = dict(figures)
     results.write(
@@ -87,11 +88,12 @@ def _record(name: str, figures: dict, commit: str) -> None:
         values=details.pop("images_per_second"),
         color="rgb",
         commit=commit,
-        command=f"python benchmarks/prediction.py {name} --record",
+        command=results.on_backend(
+            f"python benchmarks/prediction.py {name} --record", [figures["backend"]]
+        ),
         details={
             "model": name,
             "beside": BESIDE,
-            "code": staleness.prediction_digest(name),
             **details,
         },
     )
@@ -116,6 +118,8 @@ def _measure(name: str, repeats: int) -> dict:
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     import numpy as np
 
+    from cifarlib import staleness
+
     rng = np.random.default_rng(0)
     many = rng.random((BATCH, 32, 32, 3), np.float32)
     predict, save = _prepared(name, many)
@@ -130,6 +134,7 @@ def _measure(name: str, repeats: int) -> dict:
         path = Path(folder) / "model.keras"
         save(path)
         figures["megabytes"] = path.stat().st_size / 1e6
+    figures["code"] = staleness.prediction_digest(name)  # of what this process has imported
     return figures
 
 

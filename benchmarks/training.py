@@ -9,14 +9,13 @@ out. What our augmentation and gathering of images cost is measured with a netwo
 to nothing.
 """
 
-import argparse
 import statistics
 import time
 
 import keras
 import numpy as np
 
-from cifarlib import compute, data, devices, errors, models, pages, results, training
+from cifarlib import arguments, compute, data, devices, errors, models, pages, results, training
 from cifarlib.splits import Split, split_validation
 
 SIZE, EPOCHS, SEEDS = 8_000, 4, [0, 1, 2]
@@ -27,8 +26,8 @@ KINDS = {"ours": None, "Keras": "auto", "Keras with XLA": True}
 
 
 def main() -> None:
-    """Measure in turn, print, and record if asked to."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Read what is asked for, and compare."""
+    parser = arguments.Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", type=int, default=SIZE, help="training and validation images")
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
@@ -42,6 +41,12 @@ def main() -> None:
         parser.error("--record: expected a machine without accelerators, which it is about")
     if options.record and (options.size, options.epochs, options.seeds) != (SIZE, EPOCHS, SEEDS):
         parser.error("--record: expected the default --size, --epochs and --seeds")
+    with results.undisturbed(options.record):
+        compare(options)
+
+
+def compare(options) -> None:
+    """Train in turn, print, and record if asked to."""
     train, _ = data.load_cifar10()
     if options.record:
         results.check_recordable()
@@ -77,7 +82,9 @@ def main() -> None:
                 seeds=options.seeds,
                 color="rgb",
                 commit=commit,
-                command="python benchmarks/training.py --record",
+                command=results.on_backend(
+                    "python benchmarks/training.py --record", [keras.backend.backend()]
+                ),
                 details={
                     "precision": precision,
                     "backend": keras.backend.backend(),

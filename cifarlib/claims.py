@@ -43,8 +43,9 @@ CLAIMS = (
     Claim("resnet18", "rgb", 0.9331, 0.9331, "its confusion matrix has 9,331 on the diagonal"),
 )
 # What figures lose on a re-encoded copy, as far as is known: the record of 2024, airbench94_muon,
-# reaches 94.0 % on the official data and 90.7 % on the JPEG copy, in colour and with six views.
-# For other networks, and for gray, the same is assumed.
+# reaches 94.0 % on the official data by its author, in colour and with six views, and on the JPEG
+# copy what the races recorded as benchmark-fast-rgb… say. For other networks, and for gray, the
+# same is assumed.
 COPY_HANDICAP = 0.033
 
 

@@ -97,8 +97,8 @@ def compute(
                     "edited meanwhile; the same command records it."
                 )
             elif is_recorded:
-                # At most so many; beside a kept run, nobody has written down how many.
-                count = min(num_jobs, len(calls)) if row["is_new"] else None
+                # At most so many; beside what was trained before, nobody wrote down how many.
+                count = min(num_jobs, len(calls)) if row["is_whole"] else None
                 record(entry, {seed: {**row, "num_at_once": count}})
                 after_each()
         elif isinstance(error, OutOfTimeError):
@@ -130,16 +130,16 @@ def measure(entry: Entry, seed: int, deadline: float | None = None) -> dict[str,
 
     Returns:
         The figures, with ``accuracy`` and, a digit an image, ``answers``; whether an epoch of it
-        ``is_new``, trained in this call; and the digest of the ``code`` that this process runs.
+        ``is_new``, trained in this call, and whether all are (``is_whole``); and the digest of the
+        ``code`` that this process runs.
 
     Raises:
         OutOfTimeError: at the deadline; asked again, training goes on from there.
     """
-    is_new = False
+    new_epochs = []
 
     def stop(row: dict[str, float]) -> None:
-        nonlocal is_new
-        is_new = True
+        new_epochs.append(row["epoch"])
         if deadline is not None and time.monotonic() > deadline and row["epoch"] < config.epochs:
             raise OutOfTimeError
 
@@ -154,8 +154,9 @@ def measure(entry: Entry, seed: int, deadline: float | None = None) -> dict[str,
         **{field: run.metrics[field] for field in OF_RUN},
         **{field: judged.figures[field] for field in OF_TEST},
         "answers": "".join(map(str, judged.answers)),
-        "commit": commit if is_new else None,  # a kept run does not tell
-        "is_new": is_new,
+        "commit": commit if new_epochs else None,  # a kept run does not tell
+        "is_new": bool(new_epochs),
+        "is_whole": 1 in new_epochs,
         "code": training.code_digest(config),
     }
 
@@ -193,7 +194,9 @@ def _record(entry: Entry, rows: dict[int, dict[str, Any]], commit: str) -> resul
         color=entry.color,
         seconds=sum(row["seconds"] for row in rows.values()),
         hardware=[run_report.trained_on(row) for row in rows.values()],
-        command=entry._replace(seeds=tuple(rows)).command,
+        command=results.on_backend(
+            entry._replace(seeds=tuple(rows)).command, [row["backend"] for row in rows.values()]
+        ),
         commit=commit,
         details={
             **{field: [row[field] for row in rows.values()] for field in RECORDED},

@@ -155,6 +155,45 @@ def write(
     return result
 
 
+@contextlib.contextmanager
+def undisturbed(is_recorded: bool) -> Iterator[None]:
+    """Let one benchmark at a time record times: each would slow the other down.
+
+    Args:
+        is_recorded: whether this one does; what is only printed may be disturbed.
+
+    Raises:
+        InputError: if there is another.
+    """
+    if not is_recorded:
+        yield
+        return
+    folder().mkdir(exist_ok=True)
+    lock = filelock.FileLock(folder() / ".race.lock")
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout as error:
+        told = "one benchmark at a time", "another that is running"
+        raise InputError("--record", *told, "Wait until it is over.") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def on_backend(command: str, backends: Iterable[str]) -> str:
+    """Return a command with the backend that it ran on, if that was one, and not the default.
+
+    >>> on_backend("cifarlib run 06", ["jax"])
+    'KERAS_BACKEND=jax cifarlib run 06'
+    >>> on_backend("cifarlib run 06", ["tensorflow", "jax"])
+    'cifarlib run 06'
+    """
+    names = set(backends)
+    name = names.pop() if len(names) == 1 else ""
+    return f"KERAS_BACKEND={name} {command}" if name in ("jax", "torch") else command
+
+
 def check_recordable() -> None:
     """Refuse, before the work is done, what could not be recorded.
 

@@ -20,6 +20,7 @@ def row(accuracy=0.7, seconds=60.0, speed=2000.4):
         "images_per_second": speed,
         "answers": "0123456789",
         "is_new": True,
+        "is_whole": True,
     }
 
 

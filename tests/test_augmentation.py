@@ -4,16 +4,15 @@ import json
 import math
 from collections import Counter
 
+import keras
 import numpy as np
 import pytest
 import scipy.ndimage
 import scipy.stats
 
-keras = pytest.importorskip("keras")
-
-from cifarlib import augmentation  # noqa: E402
-from cifarlib.augmentation import NAMES, Augmentation, warp  # noqa: E402
-from cifarlib.errors import InputError  # noqa: E402
+from cifarlib import augmentation
+from cifarlib.augmentation import NAMES, Augmentation, warp
+from cifarlib.errors import InputError
 
 BACKEND = keras.backend.backend()
 MIXING = ("mixup", "cutmix")

@@ -13,8 +13,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-pytest.importorskip("keras")
-
 from cifarlib import recipes, training
 
 ROOT = Path(__file__).parents[1]
@@ -40,6 +38,8 @@ def test_every_benchmark_says_how_it_is_used(path, capsys, monkeypatch):
         ),
         ("networks", ["--list"], "nowhere: expected an archive or a folder"),
         ("prediction", ["resnet"], "Did you mean resnet18?"),
+        ("networks", ["resnet"], "Did you mean resnet18?"),
+        ("data", ["--repeat", "0"], "--repeat: expected at least 1"),
         ("networks", ["vit_tiny", "--recipe", "published"], "recipe published: expected"),
         ("networks", ["baseline", "--seeds", "-1"], "seed: expected"),
     ],
@@ -84,6 +84,7 @@ def test_what_is_recorded_is_what_its_command_repeats(
         ("linear", ["--seeds", "-1"], "--seeds: expected different ones, from 0"),
         ("networks", ["--missing", "--color", "gray"], "expected a MODEL"),
         ("networks", ["--list", "--seeds", "7"], "expected a MODEL"),
+        ("networks", ["--list", "--record"], "--list: expected nothing beside it"),
         ("networks", ["--missing", "--time-budget", "nan"], "--time-budget: expected seconds"),
         ("prediction", ['{"width": 64}', "--record"], "--record: expected names of cifarlib"),
     ],
@@ -486,7 +487,10 @@ def test_the_commit_is_that_of_the_code_that_raced(fast, monkeypatch, quick_race
 
 
 def test_two_races_for_a_record_are_refused(fast, monkeypatch, quick_race):
-    with fast.alone(), pytest.raises(fast.errors.InputError, match="another that is running"):
+    with (
+        fast.results.undisturbed(),
+        pytest.raises(fast.errors.InputError, match="another that is running"),
+    ):
         fast.main()
     assert not quick_race.exists()
     fast.main()

@@ -1,13 +1,12 @@
 """Claims, and what was measured."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
-
-pytest.importorskip("keras")
-
 from recorded import described, measured_as
 
-from cifarlib import claims, data, entries, measuring, training
+from cifarlib import claims, data, entries, measuring, results, settings, training
 from cifarlib.entries import Entry
 
 pytestmark = pytest.mark.usefixtures("checkout")
@@ -20,6 +19,17 @@ def test_every_claim_is_about_a_model_that_is_measured():
     for claim in claims.CLAIMS:
         assert claim.claimed or claim.evidence
         assert all(0.1 < value < 1 for value in (claim.claimed, claim.evidence) if value)
+
+
+def test_what_the_copy_costs_is_what_the_recorded_races_say(monkeypatch):
+    folder = Path(claims.__file__).parents[1]
+    monkeypatch.setattr(settings, "checkout_folder", lambda: folder)
+    races = [results.read(f"benchmark-fast-rgb{gpu}") for gpu in ("", "-nvidia-h200")]
+    assert {race.data_kind for race in races} == {"JPEG copy"}
+    for race in races:
+        assert race.details["peer"] == "airbench94_muon"
+        lost = 0.94 - np.mean(race.details["peer_accuracy_with_views"])
+        assert lost == pytest.approx(claims.COPY_HANDICAP, abs=0.001)
 
 
 def test_a_claim_is_judged_by_the_recipe_that_is_better_on_validation_images(monkeypatch):

@@ -234,13 +234,25 @@ def test_interruption_is_status_130_and_one_line(error_of, fail):
     assert "interrupted" in line
 
 
-@pytest.mark.parametrize("command", ["models", "results"])
-def test_only_what_keeps_its_work_says_that_it_continues(error_of, monkeypatch, command):
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("models", "starts again"),
+        ("results", "starts again"),
+        ("data fetch", "continues"),
+        ("data info", "continues"),
+        ("run", "continues"),
+        ("tune baseline", "continues"),
+        ("train baseline", "with --resume continues"),
+    ],
+)
+def test_only_what_keeps_its_work_says_that_it_continues(error_of, monkeypatch, command, told):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, f"_{command}", interrupt)
-    assert error_of(command)[1].endswith("the same command starts again.")
+    name = "_".join(word for word in command.split() if word != "baseline")
+    monkeypatch.setattr(cli, f"_{name}", interrupt)
+    assert error_of(*command.split())[1].endswith(f"the same command {told}.")
 
 
 @pytest.mark.parametrize(
@@ -315,7 +327,6 @@ synthetic.write_archive = functools.partial(synthetic.write_archive, num_train=5
 
 
 def test_every_model_is_listed_with_what_it_reproduces(capsys):
-    pytest.importorskip("keras")
     assert cli.main(["models", "--json"]) == 0
     described = {model["name"]: model for model in json.loads(capsys.readouterr().out)}
     assert described["resnet18"]["trainable"] == 11_173_962
@@ -331,7 +342,6 @@ def test_every_model_is_listed_with_what_it_reproduces(capsys):
 def test_results_are_printed_with_the_command_that_repeats_them_and_stale_ones_marked(
     tmp_path, monkeypatch, capsys
 ):
-    pytest.importorskip("keras")
     monkeypatch.setattr(settings, "checkout_folder", lambda: tmp_path)
     told = {"metric": "test accuracy", "command": "make it", "seeds": [0, 1]}
     code = {"code": classical.code_digest("raw")}
@@ -574,7 +584,8 @@ TUNE += ["--validation-fraction", "0.2", "--batch-size", "10", "--search", "dens
 @pytest.fixture
 def wide(monkeypatch):
     """Let the dense layer of ``LAYERS`` be one of those that are searched."""
-    tuning = pytest.importorskip("cifarlib.tuning")
+    from cifarlib import tuning
+
     choices = tuning.CategoricalDistribution([0, 4])
     monkeypatch.setitem(tuning.LAYERS, "dense", choices)
 

@@ -5,15 +5,13 @@ import os
 import re
 from types import SimpleNamespace
 
+import keras
 import numpy as np
 import pytest
+from keras import layers, ops
 
-keras = pytest.importorskip("keras")
-
-from keras import layers, ops  # noqa: E402
-
-from cifarlib import compute, models  # noqa: E402
-from cifarlib.errors import InputError  # noqa: E402
+from cifarlib import compute, models
+from cifarlib.errors import InputError
 
 BACKEND = keras.backend.backend()
 SHAPE = (8, 8, 3)

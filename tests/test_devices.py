@@ -50,7 +50,8 @@ def test_a_processor_is_told_where_there_is_no_linux(cpu_info):
 
 
 def test_accelerators_are_told_by_their_names(monkeypatch):
-    keras = pytest.importorskip("keras")
+    import keras
+
     monkeypatch.setattr(keras.backend, "backend", lambda: "tensorflow")
     tensorflow = pytest.importorskip("tensorflow")
     listed = {"GPU": ["the first", "the second"], "TPU": ["the third"]}
@@ -62,7 +63,8 @@ def test_accelerators_are_told_by_their_names(monkeypatch):
 
 
 def test_processors_are_no_accelerators(monkeypatch):
-    keras = pytest.importorskip("keras")
+    import keras
+
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     found = [
         SimpleNamespace(platform="cpu", device_kind="cpu"),
@@ -77,7 +79,8 @@ def test_processors_are_no_accelerators(monkeypatch):
     [("cuda", 2, ["GPU 0", "GPU 1"]), ("mps", 1, ["MPS"]), ("xpu", 1, ["XPU"]), (None, 0, [])],
 )
 def test_accelerators_of_pytorch_are_told_by_name_or_kind(monkeypatch, kind, count, told):
-    keras = pytest.importorskip("keras")
+    import keras
+
     monkeypatch.setattr(keras.backend, "backend", lambda: "torch")
     accelerator = SimpleNamespace(
         is_available=lambda: kind is not None,

@@ -1,9 +1,6 @@
 """Entries: their names, commands and costs."""
 
 import pytest
-
-pytest.importorskip("keras")
-
 from recorded import LARGE, SMALL
 
 from cifarlib import entries, recipes

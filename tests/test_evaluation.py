@@ -264,7 +264,8 @@ def test_a_class_that_was_missing_in_training_has_no_probability():
 
 
 def test_both_kinds_of_model_are_asked_alike():
-    keras = pytest.importorskip("keras")
+    import keras
+
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(200, 6)).astype(np.float32), np.arange(200) % 10
     linear = LogisticRegression().fit(X, y)

@@ -2,16 +2,14 @@
 
 import dataclasses
 
+import keras
 import numpy as np
 import pandas as pd
 import pytest
+from tuning_problem import TINY, make_split
 
-keras = pytest.importorskip("keras")
-
-from tuning_problem import TINY, make_split  # noqa: E402
-
-from cifarlib import experiments, runs, training  # noqa: E402
-from cifarlib.errors import InputError  # noqa: E402
+from cifarlib import experiments, runs, training
+from cifarlib.errors import InputError
 
 
 def config(**changes) -> training.Config:

@@ -1,14 +1,12 @@
 """Grad-CAM beside the case in which it can be worked out by hand."""
 
+import designs
+import keras
 import numpy as np
 import pytest
 
-keras = pytest.importorskip("keras")
-
-import designs  # noqa: E402
-
-from cifarlib import explain, models  # noqa: E402
-from cifarlib.errors import InputError  # noqa: E402
+from cifarlib import explain, models
+from cifarlib.errors import InputError
 
 
 @pytest.fixture(scope="module")

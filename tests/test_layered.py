@@ -4,14 +4,13 @@ import dataclasses
 import json
 import re
 
+import keras
 import numpy as np
 import pytest
 
-keras = pytest.importorskip("keras")
-
-from cifarlib import layered, models, training  # noqa: E402
-from cifarlib.errors import InputError  # noqa: E402
-from cifarlib.layered import LayeredCNN  # noqa: E402
+from cifarlib import layered, models, training
+from cifarlib.errors import InputError
+from cifarlib.layered import LayeredCNN
 
 FIELDS = [field.name for field in dataclasses.fields(LayeredCNN)]
 PADDED = LayeredCNN(padding="same")

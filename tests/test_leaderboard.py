@@ -2,9 +2,6 @@
 
 import numpy as np
 import pytest
-
-pytest.importorskip("keras")
-
 from recorded import SMALL, described, measured_as, record_prediction, record_race, row
 
 from cifarlib import classical, data, entries, leaderboard, measuring, pages, results

@@ -6,9 +6,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-
-pytest.importorskip("keras")
-
 from recorded import LARGE, SMALL, code_of, described, row
 
 from cifarlib import (
@@ -121,7 +118,7 @@ def test_what_is_missing_is_measured_cheapest_first_and_once(measured, checkout,
     assert results.read(SMALL.name).details["num_at_once"] == [1, 1]
     assert measuring.missing(entries) == [], "everything is there"
     assert "| baseline, modern | gray | 40.0 ± 14.1 (n = 2)" in (checkout / "README.md").read_text()
-    kept = {**row(0.5), "is_new": False, "commit": None, "code": code_of(SMALL)}
+    kept = {**row(0.5), "is_new": False, "is_whole": False, "commit": None, "code": code_of(SMALL)}
     monkeypatch.setattr(measuring, "measure", lambda *_: kept)
     measuring.compute([(SMALL, 5)], say=said.append)
     details = results.read(SMALL.name).details
@@ -210,8 +207,9 @@ def test_a_deadline_ends_training_after_an_epoch_and_the_next_call_goes_on(monke
     assert found["epochs"] == 3 and len(found["answers"]) == 20
     right = [int(digit) for digit in found["answers"]] == test.labels
     assert found["accuracy"] == pytest.approx(right.mean())
-    assert set(found) == {"accuracy", "is_new", "code", *measuring.RECORDED}
+    assert set(found) == {"accuracy", "is_new", "is_whole", "code", *measuring.RECORDED}
     assert found["is_new"] and found["commit"]
+    assert not found["is_whole"], "an epoch is of the call that was stopped"
     measuring.record(SMALL, {3: found})
     again = measuring.measure(SMALL, 3)
     assert not again["is_new"], "it is read"

@@ -4,15 +4,13 @@ import functools
 import math
 from dataclasses import replace
 
+import designs
+import keras
 import numpy as np
 import pytest
 
-keras = pytest.importorskip("keras")
-
-import designs  # noqa: E402
-
-from cifarlib import models  # noqa: E402
-from cifarlib.errors import InputError  # noqa: E402
+from cifarlib import models
+from cifarlib.errors import InputError
 
 # As the five projects published them: parameters in gray, in colour, and trainable in colour.
 PUBLISHED = {

@@ -2,13 +2,12 @@
 
 import math
 
+import keras
 import numpy as np
 import pytest
 
-keras = pytest.importorskip("keras")
-
-from cifarlib import optimizers  # noqa: E402
-from cifarlib.optimizers import Muon, MuonAdamW, orthogonal  # noqa: E402
+from cifarlib import optimizers
+from cifarlib.optimizers import Muon, MuonAdamW, orthogonal
 
 
 def numpy_of(tensor) -> np.ndarray:

@@ -45,7 +45,6 @@ def test_the_flags_of_the_table_exist(row, capsys):
 
 
 def test_the_python_code_runs_from_top_to_bottom(monkeypatch):
-    pytest.importorskip("keras")
     monkeypatch.setenv("CIFARLIB_SOURCE", "synthetic")
     write = functools.partial(synthetic.write_archive.func, num_train=200, num_test=20)
     monkeypatch.setattr(synthetic, "write_archive", write)

@@ -4,11 +4,10 @@ import json
 import shlex
 from dataclasses import replace
 
+import keras
 import pytest
 
-keras = pytest.importorskip("keras")
-
-from cifarlib import (  # noqa: E402
+from cifarlib import (
     augmentation,
     entries,
     models,
@@ -17,7 +16,7 @@ from cifarlib import (  # noqa: E402
     training,
     training_commands,
 )
-from cifarlib.errors import InputError  # noqa: E402
+from cifarlib.errors import InputError
 
 # As the five projects published them: optimizer, batch size, epochs, share held out; None
 # where nothing is told.

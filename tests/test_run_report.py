@@ -4,16 +4,16 @@ import json
 import re
 import shutil
 
+import keras
 import matplotlib
 import numpy as np
 import pytest
 
-keras = pytest.importorskip("keras")
 matplotlib.use("Agg")
 
-from cifarlib import data, run_report, runs, splits, training  # noqa: E402
-from cifarlib.errors import InputError  # noqa: E402
-from cifarlib.splits import CLASS_NAMES  # noqa: E402
+from cifarlib import data, run_report, runs, splits, training
+from cifarlib.errors import InputError
+from cifarlib.splits import CLASS_NAMES
 
 pytestmark = pytest.mark.filterwarnings("ignore::cifarlib.data.SyntheticDataWarning")
 

@@ -6,14 +6,13 @@ import io
 import json
 import zipfile
 
+import keras
 import numpy as np
 import pandas as pd
 import pytest
 
-keras = pytest.importorskip("keras")
-
-from cifarlib import models, runs  # noqa: E402
-from cifarlib.errors import CifarlibError, InputError  # noqa: E402
+from cifarlib import models, runs
+from cifarlib.errors import CifarlibError, InputError
 
 ASKED = {
     "model": "baseline",

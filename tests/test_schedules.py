@@ -3,13 +3,12 @@
 import math
 from types import SimpleNamespace
 
+import keras
 import numpy as np
 import pytest
 
-keras = pytest.importorskip("keras")
-
-from cifarlib import schedules  # noqa: E402
-from cifarlib.schedules import OneCycle, after_plateaus  # noqa: E402
+from cifarlib import schedules
+from cifarlib.schedules import OneCycle, after_plateaus
 
 
 def rates(schedule, num_steps: int) -> np.ndarray:

@@ -1,10 +1,7 @@
 """Records of other code or another configuration."""
 
-import pytest
-
-pytest.importorskip("keras")
-
 import keras
+import pytest
 from recorded import SMALL, record_prediction, record_race, row
 
 from cifarlib import entries, leaderboard, measuring, pages, recipes, staleness, training

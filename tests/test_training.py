@@ -12,12 +12,11 @@ import time
 from pathlib import Path
 
 import filelock
+import keras
 import numpy as np
 import pytest
 
-keras = pytest.importorskip("keras")
-
-from cifarlib import (  # noqa: E402
+from cifarlib import (
     compute,
     layered,
     models,
@@ -28,8 +27,8 @@ from cifarlib import (  # noqa: E402
     training,
     training_commands,
 )
-from cifarlib.errors import CifarlibError, InputError  # noqa: E402
-from cifarlib.splits import Split  # noqa: E402
+from cifarlib.errors import CifarlibError, InputError
+from cifarlib.splits import Split
 
 BACKEND = keras.backend.backend()
 TIMES = ["seconds", "images_per_second"]

@@ -6,18 +6,16 @@ import sys
 import threading
 from pathlib import Path
 
+import keras
 import numpy as np
 import pandas as pd
 import pytest
+import tuning_problem as problem
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
+from tuning_problem import SPACE, TINY, counted, make_split, search, start
 
-keras = pytest.importorskip("keras")
-
-import tuning_problem as problem  # noqa: E402
-from tuning_problem import SPACE, TINY, counted, make_split, search, start  # noqa: E402
-
-from cifarlib import (  # noqa: E402
+from cifarlib import (
     experiments,
     layered,
     models,
@@ -27,7 +25,7 @@ from cifarlib import (  # noqa: E402
     training,
     tuning,
 )
-from cifarlib.errors import CifarlibError, InputError  # noqa: E402
+from cifarlib.errors import CifarlibError, InputError
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
 DEFAULT = {"width": 2, "dense_dropout": 0.0, "learning_rate": 3e-3}

@@ -1,11 +1,8 @@
 """Six views, written out."""
 
 import numpy as np
-import pytest
 
-keras = pytest.importorskip("keras")
-
-from cifarlib import compute, models, views  # noqa: E402
+from cifarlib import compute, models, views
 
 
 def test_scores_are_the_weighted_mean_over_six_views():

@@ -1,13 +1,11 @@
 """Patch whitening beside plain NumPy, identity kernels by what they do to an image."""
 
+import keras
 import numpy as np
 import pytest
+from keras import layers
 
-keras = pytest.importorskip("keras")
-
-from keras import layers  # noqa: E402
-
-from cifarlib import models, whitening  # noqa: E402
+from cifarlib import models, whitening
 
 
 def numpy_of(tensor) -> np.ndarray:

@@ -5,12 +5,11 @@ Gradients are in test_compute, beside those of Keras's layer.
 
 import math
 
+import keras
 import numpy as np
 import pytest
 
-keras = pytest.importorskip("keras")
-
-from cifarlib import winograd  # noqa: E402
+from cifarlib import winograd
 
 
 def defined(maps: np.ndarray, kernel: np.ndarray) -> np.ndarray:
