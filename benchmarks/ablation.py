@@ -126,7 +126,10 @@ def record(options, asked, compared, table, commit: str) -> None:
         color=options.color,
         hardware=[run_report.trained_on(metrics) for metrics in every],
         commit=commit,
-        command=f"python benchmarks/ablation.py --color {options.color} --seeds {seeds} --record",
+        command=results.on_backend(
+            f"python benchmarks/ablation.py --color {options.color} --seeds {seeds} --record",
+            [metrics["backend"] for metrics in every],
+        ),
         details={
             "arithmetic": dict(table["arithmetic"].round(3)),
             "config": {variant: config.as_json() for variant, config in asked.items()},

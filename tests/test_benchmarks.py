@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cifarlib import recipes, training
+from cifarlib import errors, recipes, results, training
 
 ROOT = Path(__file__).parents[1]
 if not (ROOT / "benchmarks").is_dir():
@@ -152,6 +152,14 @@ def test_the_command_of_a_linear_record_measures_it_again(linear, monkeypatch, c
     monkeypatch.setattr(sys, "argv", shlex.split(command)[1:])
     linear.main()
     assert len(linear.fits) == 2
+
+
+def test_whether_the_model_that_is_judged_converged_is_recorded(linear, monkeypatch):
+    """Not the one without held-out images, of which the table of strengths tells."""
+    monkeypatch.setattr(linear.fitting, "has_converged", lambda model: False)
+    monkeypatch.setattr(sys, "argv", ["linear.py", "--rung", "raw", "--color", "gray", "--record"])
+    linear.main()
+    assert linear.results.read("linear-raw-gray").details["converged"] is False
 
 
 def test_linear_models_go_on_with_the_seeds_that_are_missing(linear, monkeypatch, capsys):
@@ -349,14 +357,14 @@ def test_recording_needs_a_peer(fast, monkeypatch, capsys):
 def test_what_no_recipe_can_be_is_refused_before_anything_trains(
     fast, monkeypatch, capsys, option, value, field, found
 ):
-    """The sentence of the library, as argparse tells its own, and nothing measured."""
+    """The sentence of the library, in a line, and nothing measured."""
     monkeypatch.setattr(fast, "measured", None)
     monkeypatch.setattr(sys, "argv", ["fast.py", option, value])
     with pytest.raises(SystemExit) as ended:
         fast.main()
     told = capsys.readouterr().err
     assert ended.value.code == 2
-    assert f"error: {field}: expected" in told and found in told
+    assert f": {field}: expected" in told and found in told
 
 
 @pytest.mark.parametrize("peer", ["no-such-program {seed}", "python 'unbalanced", " "])
@@ -487,14 +495,26 @@ def test_the_commit_is_that_of_the_code_that_raced(fast, monkeypatch, quick_race
 
 
 def test_two_races_for_a_record_are_refused(fast, monkeypatch, quick_race):
-    with (
-        fast.results.undisturbed(),
-        pytest.raises(fast.errors.InputError, match="another that is running"),
-    ):
+    refused = pytest.raises(fast.errors.InputError, match="another that is running")
+    with fast.results.undisturbed(is_recorded=True), refused:
         fast.main()
     assert not quick_race.exists()
     fast.main()
     assert quick_race.read_text() == "...."
+
+
+@pytest.mark.parametrize("name", ["data", "grid", "prediction", "training"])
+def test_times_are_recorded_by_one_benchmark_at_a_time(name, monkeypatch, tmp_path):
+    module = loaded(name)
+    monkeypatch.setattr(results, "folder", lambda: tmp_path)
+    monkeypatch.setattr("cifarlib.results.check_recordable", lambda: None)
+    monkeypatch.setattr("cifarlib.data.fetch", lambda: None)
+    monkeypatch.setattr("cifarlib.data.load_cifar10", None)
+    monkeypatch.setattr("cifarlib.devices.accelerators", list)
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", "--record"])
+    refused = pytest.raises(errors.InputError, match="another that is running")
+    with results.undisturbed(is_recorded=True), refused:
+        module.main()
 
 
 def test_what_one_run_of_a_peer_does_not_tell_is_null_there(
@@ -647,6 +667,11 @@ def test_what_each_idea_is_worth_is_recorded_by_variant_and_seed(
     assert found.details["num_validation_images"] == 10 and found.hardware == "a card"
     assert found.command.endswith("--color gray --seeds 1 2 --record")
     assert "without flips" in capsys.readouterr().out
+    assert found.details["hardware"]["whole"] and found.commit == ablation.results.current_commit()
+    with monkeypatch.context() as patch:
+        patch.setattr(ablation.results, "current_commit", lambda: "that of another day")
+        ablation.main()
+    assert ablation.results.read("ablation-fast-gray").commit == "unknown", "all were kept"
 
 
 def test_an_ablation_needs_different_seeds(ablation, monkeypatch, capsys):

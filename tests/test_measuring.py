@@ -83,6 +83,13 @@ def test_each_seed_keeps_where_it_came_from():
     assert written.details["versions"] == [{"keras": "3"}] * 2
 
 
+def test_the_command_names_the_backend_that_all_seeds_ran_on():
+    written = measuring.record(SMALL, {3: {**row(), "backend": "jax"}})
+    assert written.command.startswith("KERAS_BACKEND=jax python benchmarks/networks.py baseline ")
+    written = measuring.record(SMALL, {5: {**row(), "backend": "tensorflow"}})
+    assert written.command.startswith("python "), "each seed's details tell its own"
+
+
 def test_a_record_of_other_code_or_recipe_is_stale_and_begun_anew(monkeypatch):
     result = measuring.record(SMALL, {3: row()})
     assert not staleness.is_stale(result)
