@@ -92,10 +92,10 @@ def main() -> None:
 
 
 def train(config: training.Config, kept_in: Path) -> bool:
-    """Train one, to be read where it is kept, and tell whether all of it was trained now."""
+    """Train one, to be read where it is kept, and tell whether an epoch of it was trained now."""
     epochs = []
     training.train(config, kept_in=kept_in, on_epoch=lambda row: epochs.append(row["epoch"]))
-    return 1 in epochs
+    return bool(epochs)
 
 
 def variants(color: str) -> dict[str, training.Config]:

@@ -1,4 +1,7 @@
-"""What five public projects say of their models, beside what was measured here."""
+"""What five public projects say of their models, beside what was measured here.
+
+Not for measuring (`measuring`), nor for what others do not claim anything of (`leaderboard`).
+"""
 
 from typing import NamedTuple
 

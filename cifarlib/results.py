@@ -41,8 +41,9 @@ class Result(NamedTuple):
         seconds: what the measurement took, or None.
         hardware: what it was measured on; several, if seeds were trained on several.
         versions: of Python and the libraries, when the last value was added.
-        commit: of the code that did so; ends in ``+`` if files had changed since, ``"unknown"``
-            without git, and of a kept run, which does not tell.
+        commit: of the code that did so (if a training was continued, its last epochs); ends in
+            ``+`` if files had changed since, ``"unknown"`` without git, and of a kept run, which
+            does not tell.
         command: what repeats it.
         details: anything else, JSON values.
     """
@@ -157,7 +158,7 @@ def write(
 
 @contextlib.contextmanager
 def undisturbed(is_recorded: bool) -> Iterator[None]:
-    """Let one benchmark at a time record times: each would slow the other down.
+    """Let one benchmark at a time compare times for a record: each would disturb the other.
 
     Args:
         is_recorded: whether this one does; what is only printed may be disturbed.

@@ -1,6 +1,8 @@
 """Which records are about other code or another configuration than today's.
 
-Every kind of record holds a digest of what decides its figures; here it is compared with today's.
+A record of a network, a race, a linear model or a prediction holds a digest of what decides its
+figures; here it is compared with today's. Not for an ablation, which only its benchmark knows, nor
+for times of the data layer or of a chapter, which are about the day they were measured.
 """
 
 import functools

@@ -19,8 +19,9 @@ _FIELDS = {"name": "STUDENT_NAME", "id": "STUDENT_ID"}
 _MACHINE_PATH = re.compile(
     r"(?<![\w./:~<>-])"
     r"(?:/(?:home|Users|root|tmp|mnt|media|content|Volumes|private|work)/"
-    r"|[A-Za-z]:(?:\\\\|/(?=[^\s/]+[/.])"
-    r"|\\(?=(?i:users|temp)\b|[\w-]+(?:\\[\w-]+)*\.\w{2,5}\b)|(?<=[A-Z]:)\\(?=[A-Z][a-z])))"
+    r"|[A-Z]:(?:\\\\|/(?=[^\s/]+[/.])|\\(?=Users|[Tt]emp|TEMP|[A-Z][a-z]))"
+    # A drive or folder in small letters: what cannot be a tab or the end of a line.
+    r"|[A-Za-z]:(?:\\{1,2}|/)(?=(?i:users)\b|(?![ntr])[\w-]{2,}(?:\\{1,2}|/)[\w-]+\.\w))"
     r"[^\s\"'`)\],;:<>]*"
 )
 
@@ -90,8 +91,8 @@ def _told(source: str, variable: str) -> ast.expr | str | None:
     if variable not in source:
         return None
     try:
-        lines = ast.parse(_MAGIC.sub("", source)).body
-    except _NO_LITERAL:  # a number such as 0012, or another language's
+        lines = _parsed(source).body
+    except _NO_LITERAL:  # a number such as 0012, or another language
         match = re.search(rf"^{variable}\s*=(?!=)(.*)$", source, re.MULTILINE)
         return match[1].strip() if match else None
     for line in lines:
@@ -100,6 +101,13 @@ def _told(source: str, variable: str) -> ast.expr | str | None:
             if line.value and any(getattr(target, "id", None) == variable for target in targets):
                 return line.value
     return None
+
+
+def _parsed(source: str) -> ast.Module:
+    try:
+        return ast.parse(source)
+    except SyntaxError:
+        return ast.parse(_MAGIC.sub("", source))
 
 
 def blank_answers(notebooks: dict[str, nbformat.NotebookNode]) -> list[str]:

@@ -159,7 +159,7 @@ def test_whether_the_model_that_is_judged_converged_is_recorded(linear, monkeypa
     monkeypatch.setattr(linear.fitting, "has_converged", lambda model: False)
     monkeypatch.setattr(sys, "argv", ["linear.py", "--rung", "raw", "--color", "gray", "--record"])
     linear.main()
-    assert linear.results.read("linear-raw-gray").details["converged"] is False
+    assert linear.results.read("linear-raw-gray").details["final_converged"] == [False]
 
 
 def test_linear_models_go_on_with_the_seeds_that_are_missing(linear, monkeypatch, capsys):

@@ -91,7 +91,7 @@ def test_outputs_are_of_one_recorded_full_run_on_photographs(path):
     assert counts == list(range(1, len(counts) + 1))
 
 
-# Of these the code has changed since, by what a quick run takes and by Colab's cell.
+# Of these the code has changed since: Colab's cell, what a quick run takes, a journal's name.
 RECORDED_WITH_OTHER_CODE = ("04", "05")
 
 

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 import cifarlib
-from cifarlib import data, results, running, settings, synthetic
+from cifarlib import chapters, data, results, running, settings, synthetic
 from cifarlib.errors import InputError
 
 PACKAGE = Path(cifarlib.__file__).parent
@@ -237,6 +237,7 @@ def test_recording_a_full_run_writes_clean_outputs_and_the_time(checkout):
     assert outputs(path) == ["<checkout>/notebooks\n<environment>/bin\n", ""]
     notebook = nbformat.read(path, as_version=4)
     assert [c.execution_count for c in notebook.cells[1:]] == [1, 2]
+    assert notebook.metadata["cifarlib"]["code"] == chapters.code_digest(notebook)
     assert not any("execution" in cell.metadata for cell in notebook.cells)
     recorded = results.read("chapter-01-full")
     assert recorded.values == (notebook.metadata["cifarlib"]["seconds"],)

@@ -30,6 +30,7 @@ FILLED = 'STUDENT_NAME = "Ada Lovelace"\nSTUDENT_ID = "007"'
         ('STUDENT_NAME = (\n    "Ada"\n)\nSTUDENT_ID = "1"', "Ada", "1"),
         ('%time 0\n!ls\nSTUDENT_NAME = "Ada"; STUDENT_ID = "7"', "Ada", "7"),
         ('STUDENT_NAME = (\n    "Ada"\n)\nSTUDENT_ID = "1"\n  %who', "Ada", "1"),
+        ('STUDENT_NAME = "Ada"; STUDENT_ID = "1"\nok = (1\n      != 2)', "Ada", "1"),
         ('%matplotlib inline\nSTUDENT_NAME = "Zoë \\"Z\\" "\nSTUDENT_ID = "x"', 'Zoë "Z"', "x"),
     ],
 )
@@ -80,6 +81,7 @@ MACHINE_PATHS = (
     "open('c:/Users/ada/data.csv')",
     r'open(r"c:\Users\ada")',
     r'open(r"D:\kurs\data.csv")',
+    r'open("d:\\kurs\\data.csv")',
     "path=/content/drive/MyDrive/x",
     "!cp a.csv /tmp/b.csv",
 )
@@ -107,6 +109,8 @@ def test_a_folder_of_one_machine_is_told_with_its_place(source):
         "see root/ and /homely",
         "the ratios A:/B and W:/H",
         r'print("x:\tvalue\ty:\n\n", x)',
+        r'print("C:\n0.25", "n:\nnp.mean(x)", "x:\tvalue\ty.mean")',
+        r"w:/h. and a:\\ b",
     ],
 )
 def test_what_only_looks_like_one_is_let_through(source):
