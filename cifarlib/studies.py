@@ -163,7 +163,11 @@ def give_up(study: optuna.Study, trial: FrozenTrial | optuna.Trial, params: dict
     with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError, ValueError):
         study.tell(trial.number, state=TrialState.PRUNED if is_second else TrialState.FAIL)
         if not is_second:
-            study.enqueue_trial(dict(params))
+            _try_again(study, params)
+
+
+def _try_again(study: optuna.Study, params: Mapping[str, Any]) -> None:
+    study.enqueue_trial(dict(params), user_attrs={"again": dict(params)})
 
 
 def ask(
@@ -172,8 +176,29 @@ def ask(
     default: Mapping[str, Any],
     seed: int,
 ) -> optuna.Trial:
-    """Begin the next trial, with a value of every parameter; trial 0 has the default's."""
+    """Begin the next trial, with a value of every parameter; trial 0 has the default's.
+
+    If that is interrupted, the next one is the same.
+    """
     trial = study.ask()
+    try:
+        _propose(study, trial, space, default, seed)
+    except BaseException:  # nobody will run it, though this process may live on
+        trial.set_user_attr("interrupted", True)
+        study.tell(trial, state=TrialState.FAIL)
+        if params := trial.user_attrs.get("again"):
+            _try_again(study, params)
+        raise
+    return trial
+
+
+def _propose(
+    study: optuna.Study,
+    trial: optuna.Trial,
+    space: Mapping[str, BaseDistribution],
+    default: Mapping[str, Any],
+    seed: int,
+) -> None:
     trial.set_user_attr("worker", _worker())
     # Processes with one seed would propose the same; and a study that goes on would begin anew.
     # Nor may a trial that was given up, and is tried again, move those that follow.
@@ -185,7 +210,6 @@ def ask(
     study.sampler = sampler
     for name, distribution in space.items():
         _suggest(trial, name, distribution)
-    return trial
 
 
 def _suggest(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> None:

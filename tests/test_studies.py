@@ -49,6 +49,10 @@ def go_on(study, num_trials: int, seed=0) -> None:
         study.tell(trial, trial.params["width"] / 500)
 
 
+def interrupt(*_, **__):
+    raise KeyboardInterrupt
+
+
 def proposals(study) -> list[dict]:
     return [trial.params for trial in study.trials]
 
@@ -61,6 +65,33 @@ def test_the_default_comes_first():
     go_on(study, 3)
     assert study.trials[0].params == DEFAULT
     assert DEFAULT not in proposals(study)[1:]
+
+
+@pytest.mark.parametrize("at", [0, 2])
+def test_a_trial_that_is_interrupted_while_it_is_proposed_is_proposed_again(monkeypatch, at):
+    whole, study = begin(), begin()
+    go_on(whole, 4)
+    go_on(study, at)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        values = iter([whole.trials[at].params["width"]])
+        patch.setattr(optuna.Trial, "suggest_int", lambda *_, **__: next(values))
+        patch.setattr(optuna.Trial, "suggest_float", interrupt)
+        studies.ask(study, SPACE, DEFAULT, 0)
+    go_on(study, 4 - at)
+    counted = [trial.params for trial in studies.begun(study, DEFAULT)]
+    assert counted == proposals(whole)
+
+
+def test_a_trial_that_is_tried_again_and_interrupted_while_it_is_proposed_is_not_lost(monkeypatch):
+    study = begin()
+    go_on(study, 1)
+    given = {**DEFAULT, "width": 99}
+    studies.give_up(study, studies.ask(study, SPACE, DEFAULT, 0), given)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(studies, "_suggest", interrupt)
+        studies.ask(study, SPACE, DEFAULT, 0)
+    go_on(study, 1)
+    assert study.trials[-1].params == given
 
 
 @pytest.mark.parametrize("kept", [False, True])
