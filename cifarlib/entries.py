@@ -105,6 +105,7 @@ ENTRIES = (
         for model in ("deep_cnn", "residual_cnn", "custom_cnn", "resnet18")
     ),
     Entry("custom_cnn", "rgb", "muon"),
+    Entry("resnet18", "rgb", "erase"),
     *(Entry(model, color, "fast") for model in _FAST for color in ("rgb", "gray")),
     Entry("tuned_cnn", "gray", "tuned", (1, 2, 3, 4, 5)),
     Entry("tuned_cnn", "rgb", "tuned", (1, 2, 3, 4, 5)),

@@ -127,6 +127,12 @@ def test_a_model_that_the_fast_recipe_is_not_made_for_is_told_so(model):
         recipes.find("fast", model)
 
 
+def test_erasing_is_all_that_is_added_to_the_modern_recipe_but_for_alternate_flips():
+    modern = recipes.find("modern", "vit_tiny")
+    augmentation = ("alternate", "crop", "erase")
+    assert recipes.find("erase", "vit_tiny") == {**modern, "augmentation": augmentation}
+
+
 def test_what_the_recipe_of_muon_is_not_made_for_is_told_so():
     """Attention, for one, diverges at its rate."""
     assert recipes.find("muon", "custom_cnn")["optimizer"] == "muon_adamw"
