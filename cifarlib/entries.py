@@ -92,9 +92,9 @@ def counts(
 _FAST = tuple(model for model in models.DESIGNS if recipes.usual(model) == "fast")
 _WITH_OWN_RECIPE = ("layered_cnn", "tuned_cnn", *_FAST)
 # What the projects published, with their recipe; every network with the modern one; those of which
-# 88 % and more are claimed with the long one, too; the one with a recipe of Muon; the networks with
-# a fast recipe of their own; and that of chapters 4 and 5, whose seeds are those that these have
-# trained.
+# 88 % and more are claimed with the long one, too; one with a recipe of Muon and one with erased
+# rectangles; the networks with a fast recipe of their own; and that of chapters 4 and 5, whose
+# seeds are those that these have trained.
 ENTRIES = (
     *(Entry(model, "rgb", "published") for model in recipes.PUBLISHED),
     *(Entry(model, "gray", "published") for model in ("baseline", "baseline_regularized")),

@@ -1,9 +1,9 @@
 """Measuring entries: what is missing, training it, judging it, and recording it seed by seed.
 
 A record under ``results/`` grows by a seed at a time, on whatever machine there is. Each finished
-run looks at the test set, which chooses no epoch and no recipe. (But for ``muon`` it said where one
-more recipe was wanted: the modern one had missed a claim. Chapter 6 says so.) Not for saying what
-is measured (`entries`), nor for showing it (`leaderboard`).
+run looks at the test set, which chooses no epoch and no recipe. (But for ``muon`` and ``erase`` it
+said where one more recipe was wanted: the modern one had missed a claim. Chapter 6 says so.) Not
+for saying what is measured (`entries`), nor for showing it (`leaderboard`).
 """
 
 import time
