@@ -44,11 +44,6 @@ WITHOUT = {
     "shifts": {"augmentation": ("alternate",)},
     "smaller images first": {"image_sizes": (models.IMAGE_SIZE,)},
 }
-# Of each training, for the record.
-OF_RUN = (
-    *("validation_accuracy", "precision", "backend", "accelerators"),
-    *("hardware", "versions", "seconds"),
-)
 FEWER = "smaller images first, for fewer epochs"  # its control: as much arithmetic
 
 
@@ -134,7 +129,7 @@ def record(options, asked, compared, table, commit: str) -> None:
             "arithmetic": dict(table["arithmetic"].round(3)),
             "config": {variant: config.as_json() for variant, config in asked.items()},
             "code": {variant: training.code_digest(config) for variant, config in asked.items()},
-            **{field: by_seed(field) for field in OF_RUN},
+            **{field: by_seed(field) for field in measuring.OF_RUN},
             "num_validation_images": every[0]["num_validation_images"],
         },
     )

@@ -44,9 +44,10 @@ def main() -> None:
         parser.error("expected a MODEL, --missing or --list")
     if options.list and (options.record or options.jobs > 1 or options.time_budget):
         parser.error("--list: expected nothing beside it, since it trains nothing")
-    if options.model and options.model not in models.DESIGNS:
-        advice = errors.nearest(options.model, models.DESIGNS)
-        raise errors.InputError("MODEL", "one of `cifarlib models`", repr(options.model), advice)
+    if options.model:
+        models.find(options.model)
+        if options.model not in models.DESIGNS:
+            parser.error(f"MODEL: expected a name of cifarlib models, found {options.model}")
     if options.jobs < 1:
         parser.error("--jobs: expected at least 1")
     if options.time_budget is not None and not options.time_budget > 0:

@@ -85,6 +85,7 @@ def test_what_is_recorded_is_what_its_command_repeats(
         ("networks", ["--missing", "--color", "gray"], "expected a MODEL"),
         ("networks", ["--list", "--seeds", "7"], "expected a MODEL"),
         ("networks", ["--list", "--record"], "--list: expected nothing beside it"),
+        ("networks", ['{"width": 64}'], "MODEL: expected a name of cifarlib models"),
         ("networks", ["--missing", "--time-budget", "nan"], "--time-budget: expected seconds"),
         ("prediction", ['{"width": 64}', "--record"], "--record: expected names of cifarlib"),
     ],
@@ -364,7 +365,8 @@ def test_what_no_recipe_can_be_is_refused_before_anything_trains(
         fast.main()
     told = capsys.readouterr().err
     assert ended.value.code == 2
-    assert f": {field}: expected" in told and found in told
+    assert told.startswith(f"fast.py: {field}: expected") and found in told
+    assert told.count("\n") == 1
 
 
 @pytest.mark.parametrize("peer", ["no-such-program {seed}", "python 'unbalanced", " "])

@@ -15,9 +15,8 @@ ROOT = Path(colab.__file__).parent.parent
 
 
 @pytest.fixture
-def record(tmp_path, monkeypatch):
+def record(checkout):
     """Return a function that records figures of chapter 3, in a checkout that has nothing else."""
-    monkeypatch.setattr(settings, "checkout_folder", lambda: tmp_path)
 
     def record(name, values, **changes):
         fields = {"metric": "test accuracy", "command": "cifarlib run 03", **changes}
