@@ -277,7 +277,7 @@ def train(
         state = random.getstate()  # Keras seeds each layer from it, the check's as well
         runs.check_loadable(network)
         random.setstate(state)
-    precision = compute.choose_precision(config.precision)
+    precision = compute.choose_precision(config.precision, network)
     claim = contextlib.nullcontext()
     if folder is not None or kept_in is not None:
         asked = config.as_json()

@@ -181,6 +181,16 @@ def test_a_number_format_that_would_be_slow_is_refused_and_nothing_is_written(
     assert not (tmp_path / "run").exists()
 
 
+def test_the_design_has_a_say_in_its_number_format(split, monkeypatch):
+    def mobile(x):
+        return keras.layers.GlobalAveragePooling2D()(keras.layers.DepthwiseConv2D(3)(x))
+
+    monkeypatch.setattr(compute, "fast_precisions", lambda: compute.PRECISIONS[1:])
+    monkeypatch.setattr(compute.devices, "accelerators", list)
+    run = training.train(config(model=mobile, epochs=1), split)
+    assert run.metrics["precision"] == "float32"
+
+
 @once
 @pytest.mark.parametrize("size", [10, 33])
 def test_a_training_set_smaller_than_a_batch_is_one_batch(split, size):
