@@ -13,14 +13,13 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from cifarlib import archives, arguments, data, errors, images, pages, results
+from cifarlib import archives, arguments, data, errors, images, pages, results, timed
 
 COMMAND = "python benchmarks/data.py --record"
 REPEAT = 5
@@ -42,22 +41,32 @@ def main() -> None:
     commit = results.current_commit()  # now: somebody may commit while it measures
     print(description, "\n")
 
-    def compare(name: str, metric: str, ours: Callable, theirs: Callable, repeat: int) -> None:
+    def compare(
+        name: str,
+        metric: str,
+        ours: Callable,
+        theirs: Callable,
+        repeat: int,
+        *,
+        with_images: bool = True,
+    ) -> None:
+        code = timed.code_digest(f"benchmark-{name}") if options.record else None
         ours(), theirs()  # the first time pays for page faults and imports
-        pairs = [(_seconds(ours), _seconds(theirs)) for _ in range(repeat)]
+        pairs = [(timed.seconds(ours), timed.seconds(theirs)) for _ in range(repeat)]
         ratios = [reference / own for own, reference in pairs]
         own, reference = (statistics.median(side) for side in zip(*pairs, strict=True))
         spread = f"{min(ratios):.1f} to {max(ratios):.1f}, n = {repeat}"
         print(metric)
         print(f"    {statistics.median(ratios):8.1f} ({spread}): {own:.4f} s, {reference:.4f} s")
         if options.record:
-            details = {"seconds": own, "reference_seconds": reference}
+            details = {"seconds": own, "reference_seconds": reference, "code": code}
             results.write(
                 f"benchmark-{name}",
                 chapter="01",
                 metric=metric,
                 values=ratios,
                 commit=commit,
+                with_images=with_images,
                 command=COMMAND,
                 details=details,
             )
@@ -120,17 +129,12 @@ def compare_all(compare: Callable, description: data.Description, repeat: int) -
             lambda words=words: _python(words),
             lambda: _python(["-c", "pass"]),
             repeat,
+            with_images=False,
         )
 
 
 def _is_tar(path: str) -> bool:
     return Path(path).is_file() and tarfile.is_tarfile(path)
-
-
-def _seconds(work: Callable) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
 
 
 def _python(words: list[str]) -> None:

@@ -8,7 +8,6 @@ fits what candidates share once a fold; ``GridSearchCV`` fits it anew for each.
 """
 
 import tempfile
-import time
 import warnings
 
 from sklearn.decomposition import PCA
@@ -18,8 +17,20 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 
-from cifarlib import arguments, data, devices, errors, features, images, pages, results, search
+from cifarlib import (
+    arguments,
+    data,
+    devices,
+    errors,
+    features,
+    images,
+    pages,
+    results,
+    search,
+    timed,
+)
 
+NAME = "benchmark-grid-search"
 COUNTS, STRENGTHS = [50, 100, 200], [1e-4, 1e-3, 1e-2, 1]
 GRID = [
     {"classify__C": [1.0]},
@@ -52,7 +63,8 @@ def compare(options) -> None:
     train, _ = data.load_cifar10()
     if options.record:
         results.check_recordable()
-    commit = results.current_commit()  # now: somebody may commit while it fits
+    # Now: somebody may edit or commit while it fits.
+    commit, code = results.current_commit(), timed.code_digest(NAME) if options.record else None
     X = images.flatten(images.to_unit_range(images.to_grayscale(train.images[: options.size])))
     y = train.labels[: options.size]
     workers = devices.num_cores()
@@ -70,16 +82,16 @@ def compare(options) -> None:
         ours = search.ResumableGridSearchCV(
             pipeline, GRID, cv=3, n_jobs=workers, refit=False, journal=f"{folder}/journal"
         )
-        our_seconds = _seconds(lambda: ours.fit(X, y))
+        our_seconds = timed.seconds(lambda: ours.fit(X, y))
     print(f"ours      {our_seconds:7.1f} s, best {ours.best_score_:.2%}: {ours.best_params_}")
 
     theirs = GridSearchCV(pipeline, GRID, cv=3, n_jobs=workers, refit=False)
-    their_seconds = _seconds(lambda: theirs.fit(X, y))
+    their_seconds = timed.seconds(lambda: theirs.fit(X, y))
     print(f"reference {their_seconds:7.1f} s, best {theirs.best_score_:.2%}: {theirs.best_params_}")
     print(f"{their_seconds / our_seconds:.1f} times as fast, {NUM_CANDIDATES} candidates each")
     if options.record:
         results.write(
-            "benchmark-grid-search",
+            NAME,
             chapter="03",
             metric=f"{NUM_CANDIDATES} candidates × 3 folds, against GridSearchCV with the same",
             values=[their_seconds / our_seconds],
@@ -93,15 +105,10 @@ def compare(options) -> None:
                 "reference_best_score": theirs.best_score_,
                 "num_images": len(y),
                 "num_workers": workers,
+                "code": code,
             },
         )
         pages.stamp_readme()
-
-
-def _seconds(work) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
 
 
 if __name__ == "__main__":

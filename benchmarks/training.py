@@ -15,9 +15,21 @@ import time
 import keras
 import numpy as np
 
-from cifarlib import arguments, compute, data, devices, errors, models, pages, results, training
+from cifarlib import (
+    arguments,
+    compute,
+    data,
+    devices,
+    errors,
+    models,
+    pages,
+    results,
+    timed,
+    training,
+)
 from cifarlib.splits import Split, split_validation
 
+NAME = "benchmark-training"
 SIZE, EPOCHS, SEEDS = 8_000, 4, [0, 1, 2]
 HELD_OUT = 0.25
 BATCH = 256
@@ -50,7 +62,8 @@ def compare(options) -> None:
     train, _ = data.load_cifar10()
     if options.record:
         results.check_recordable()
-    commit = results.current_commit()  # now: somebody may commit while it trains
+    # Now: somebody may edit or commit while it trains.
+    commit, code = results.current_commit(), timed.code_digest(NAME) if options.record else None
     split = Split(train.images[: options.size], train.labels[: options.size])
     print(data.current(), f"{devices.describe_cpu()}; Keras {keras.__version__}", sep="\n")
     speeds, accuracies = {kind: [] for kind in KINDS}, {kind: [] for kind in KINDS}
@@ -74,7 +87,7 @@ def compare(options) -> None:
         print(f"{statistics.median(ratios):.2f} times as fast as {kind}")
         if options.record:
             results.write(
-                f"benchmark-training-{kind.lower().replace(' ', '-')}",
+                f"{NAME}-{kind.lower().replace(' ', '-')}",
                 chapter="04",
                 metric=f"training six convolutions on a CPU in {precision}, against {kind}'s fit"
                 + (" as it comes" if kind == "Keras" else " (Keras before 3.15)"),
@@ -96,6 +109,7 @@ def compare(options) -> None:
                     "num_epochs": options.epochs,
                     "batch_size": BATCH,
                     "share_of_time_for_input": overhead,
+                    "code": code,
                 },
             )
     if options.record:

@@ -96,6 +96,7 @@ def write(
     seconds: float | None = None,
     hardware: str | Iterable[str] | None = None,
     commit: str | None = None,
+    with_images: bool = True,
     details: dict[str, Any] | None = None,
 ) -> Result:
     """Record a result, with the data set loaded last, this machine and this code.
@@ -112,6 +113,7 @@ def write(
         hardware: what it was measured on, if that is not this machine's processor; one, or one a
             value, of which each is told once.
         commit: of the code that measured, if that is not `current_commit`.
+        with_images: whether the data set loaded last has to do with it.
         details: anything else, JSON values.
 
     Returns:
@@ -129,7 +131,7 @@ def write(
     if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
         raise ValueError(f"name: expected lower-case words joined by dashes, found {name!r}")
     check_recordable()
-    description = data.current()
+    description = data.current() if with_images else None
     hardware = hardware or devices.describe_cpu()
     machines = [hardware] if isinstance(hardware, str) else hardware
     result = Result(

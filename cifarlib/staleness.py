@@ -1,8 +1,8 @@
 """Which records are about other code or another configuration than today's.
 
-A record of a network, a race, a linear model or a prediction holds a digest of what decides its
-figures; here it is compared with today's. Not for an ablation, which only its benchmark knows, nor
-for times of the data layer or of a chapter, which are about the day they were measured.
+A record of a network, a race, a linear model, a prediction or another benchmark holds a digest of
+what decides its figures; here it is compared with today's. Not for an ablation, which only its
+benchmark knows, nor for times of a chapter, which are about the day they were measured.
 """
 
 import functools
@@ -11,14 +11,15 @@ import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from cifarlib import classical, entries, models, recipes, results, training
+from cifarlib import classical, entries, models, recipes, results, timed, training
 from cifarlib.errors import InputError
 
 
 def is_stale(result: results.Result) -> bool:
     """Tell whether a record is about other code or another configuration than today's.
 
-    One of ``_QUESTIONS``: that of a network, a race, a linear model or how fast a model predicts.
+    One of ``_QUESTIONS``: that of a network, a race, a linear model, how fast a model predicts, or
+    of code timed beside what it replaces.
     For a race, how networks are computed counts as well.
     """
     return _question(result)(result)
@@ -96,10 +97,18 @@ def _is_race_stale(result: results.Result) -> bool:
     return any(details.get(field) != digest for field, digest in digests.items())
 
 
+def _is_timed_stale(result: results.Result) -> bool:
+    try:
+        return result.details.get("code") != timed.code_digest(result.name)
+    except InputError:  # of a benchmark that is no more
+        return True
+
+
 # By the beginning of a record's name.
 _QUESTIONS: dict[str, Callable[[results.Result], bool]] = {
     "network-": _is_network_stale,
     "benchmark-fast": _is_race_stale,
     "linear-": _is_linear_stale,
     "prediction-": _is_prediction_stale,
+    **dict.fromkeys(timed.BENCHMARKS, _is_timed_stale),
 }
