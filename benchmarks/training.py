@@ -29,7 +29,8 @@ from cifarlib import (
 )
 from cifarlib.splits import Split, split_validation
 
-NAME = "benchmark-training"
+OPTIMIZER = "adam"
+CODE = timed.code("benchmarks/training.py") | training.learning_digests(OPTIMIZER)
 SIZE, EPOCHS, SEEDS = 8_000, 4, [0, 1, 2]
 HELD_OUT = 0.25
 BATCH = 256
@@ -62,8 +63,7 @@ def compare(options) -> None:
     train, _ = data.load_cifar10()
     if options.record:
         results.check_recordable()
-    # Now: somebody may edit or commit while it trains.
-    commit, code = results.current_commit(), timed.code_digest(NAME) if options.record else None
+    commit = results.current_commit()  # now: somebody may commit while it trains
     split = Split(train.images[: options.size], train.labels[: options.size])
     print(data.current(), f"{devices.describe_cpu()}; Keras {keras.__version__}", sep="\n")
     speeds, accuracies = {kind: [] for kind in KINDS}, {kind: [] for kind in KINDS}
@@ -87,7 +87,7 @@ def compare(options) -> None:
         print(f"{statistics.median(ratios):.2f} times as fast as {kind}")
         if options.record:
             results.write(
-                f"{NAME}-{kind.lower().replace(' ', '-')}",
+                f"benchmark-training-{kind.lower().replace(' ', '-')}",
                 chapter="04",
                 metric=f"training six convolutions on a CPU in {precision}, against {kind}'s fit"
                 + (" as it comes" if kind == "Keras" else " (Keras before 3.15)"),
@@ -109,7 +109,8 @@ def compare(options) -> None:
                     "num_epochs": options.epochs,
                     "batch_size": BATCH,
                     "share_of_time_for_input": overhead,
-                    "code": code,
+                    "optimizer": OPTIMIZER,
+                    **CODE,
                 },
             )
     if options.record:
@@ -143,7 +144,7 @@ def plain(model, **changes) -> training.Config:
     fields = {
         "augmentation": (),
         "label_smoothing": 0.0,
-        "optimizer": "adam",
+        "optimizer": OPTIMIZER,
         "weight_decay": 0.0,
         "schedule": "constant",
         "learning_rate": RATE,

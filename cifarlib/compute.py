@@ -59,10 +59,8 @@ def choose_precision(asked: str, network: keras.Model | None = None) -> str:
         InputError: for one that would be computed in detours, many times as slow as float32.
     """
     fast, advice = fast_precisions(), "It has no units for it, and would be many times as slow."
-    if network is not None and _is_depthwise(network) and not devices.accelerators():
-        # With strides, the gradient of a depthwise convolution in bfloat16 takes an EPYC 25 to 90
-        # times as long as in float32, and a step of efficientnet_small 1.8 times (oneDNN).
-        fast, advice = ("float32",), "Depthwise convolutions would be many times as slow."
+    if network is not None and "bfloat16" in fast and _has_slow_gradients(network):
+        fast, advice = ("float32",), "Depthwise convolutions with strides would be far slower."
     if asked == "auto":
         return fast[0]
     if asked not in fast:
@@ -89,10 +87,10 @@ def source() -> bytes:
     How the hardware is asked does not: the number format that follows is told apart.
     """
     text = "".join(map(inspect.getsource, (sys.modules[__name__], winograd)))
-    asking = fast_precisions, choose_precision, _is_depthwise, _is_cpu_fast_in_bfloat16
-    for part in (source, *asking, _compute_capability):
+    asking = fast_precisions, choose_precision, _is_cpu_fast_in_bfloat16, _compute_capability
+    for part in (source, *asking, _has_slow_gradients):
         text = text.replace(inspect.getsource(part), "")
-    return text.encode()
+    return "\n".join(filter(None, text.splitlines())).encode()  # nor blank lines around them
 
 
 def measure_peak(precision: str) -> Peak:
@@ -302,9 +300,16 @@ def parallel(num_devices: int) -> Iterator[None]:
         keras.distribution.set_distribution(previous)
 
 
-def _is_depthwise(network: keras.Model) -> bool:
+def _has_slow_gradients(network: keras.Model) -> bool:
+    """Tell whether a processor computes gradients of this network in bfloat16 in detours.
+
+    Those of depthwise convolutions with strides take oneDNN on an EPYC 25 to 90 times as long as
+    in float32, and a step of efficientnet_small, which has three, 1.8 times.
+    """
     kinds = keras.layers.DepthwiseConv2D, keras.layers.SeparableConv2D
-    return any(isinstance(layer, kinds) for layer in network._flatten_layers())
+    return not devices.accelerators() and any(
+        isinstance(layer, kinds) and max(layer.strides) > 1 for layer in network._flatten_layers()
+    )
 
 
 def _is_cpu_fast_in_bfloat16() -> bool:

@@ -130,8 +130,9 @@ def write(
         raise ValueError(f"seeds: expected {len(values)}, one a value, found {len(seeds)}")
     if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
         raise ValueError(f"name: expected lower-case words joined by dashes, found {name!r}")
-    check_recordable()
     description = data.current() if with_images else None
+    if with_images:
+        check_recordable()
     hardware = hardware or devices.describe_cpu()
     machines = [hardware] if isinstance(hardware, str) else hardware
     result = Result(

@@ -98,10 +98,14 @@ def _is_race_stale(result: results.Result) -> bool:
 
 
 def _is_timed_stale(result: results.Result) -> bool:
+    details = result.details
     try:
-        return result.details.get("code") != timed.code_digest(result.name)
-    except InputError:  # of a benchmark that is no more
+        today = timed.code(*details["code_of"])
+    except (KeyError, OSError, SyntaxError):  # of files that are no more, or half edited
         return True
+    if "optimizer" in details:
+        today |= training.learning_digests(details["optimizer"])
+    return any(details.get(field) != value for field, value in today.items())
 
 
 # By the beginning of a record's name.
@@ -110,5 +114,5 @@ _QUESTIONS: dict[str, Callable[[results.Result], bool]] = {
     "benchmark-fast": _is_race_stale,
     "linear-": _is_linear_stale,
     "prediction-": _is_prediction_stale,
-    **dict.fromkeys(timed.BENCHMARKS, _is_timed_stale),
+    "benchmark-": _is_timed_stale,  # after that of races
 }

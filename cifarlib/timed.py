@@ -1,32 +1,16 @@
-"""Times of code beside what it replaces: a stopwatch, and which code a benchmark's times are of.
+"""Times of code beside what it replaces: a stopwatch, and which code the times are of.
 
-Without Keras, which the benchmarks of data and of a program's start must not wait for. Races of
-the fast recipe are told apart by what learns and computes, see `staleness`.
+Without Keras, for which benchmarks of the data and of a program's start should not wait. Not for
+whether a record's code is today's: `staleness` compares.
 """
 
 import ast
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from cifarlib import settings
-from cifarlib.errors import InputError
-
-# By the beginning of a record's name: the benchmark, and the modules whose code it times.
-_DATA = ("data", ("data", "archives", "containers", "cache", "images"))
-BENCHMARKS: dict[str, tuple[str, tuple[str, ...]]] = {
-    **dict.fromkeys(
-        (
-            *("benchmark-copy-grayscale", "benchmark-decode", "benchmark-grayscale"),
-            "benchmark-warm-cache",
-        ),
-        _DATA,
-    ),
-    "benchmark-grid-search": ("grid", ("search", "fitting", "features")),
-    "benchmark-start": ("data", ("__init__", "__main__", "cli", "arguments", "errors")),
-    "benchmark-training": ("training", ("training", "compute", "winograd", "augmentation")),
-}
+_ROOT = Path(__file__).resolve().parents[1]  # of the checkout; elsewhere there are no benchmarks
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -36,37 +20,49 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def code_digest(name: str) -> str:
-    """Return what tells apart the code that a benchmark's record is about, and its own.
-
-    Comments on lines of their own and docstrings do not count, nor do libraries.
+def code(*paths: str) -> dict[str, object]:
+    """Return what the record of a benchmark tells of the code whose times it holds.
 
     Args:
-        name: of the record.
+        *paths: files of Python that decide them, the benchmark's own among them, relative to the
+            root of the checkout. Docstrings and comments on lines of their own do not count.
+
+    Returns:
+        ``code_of``, the paths, and ``code``, their digest.
 
     Raises:
-        InputError: without a checkout, where the benchmarks are, or if that one is no more.
+        OSError: if there is no such file.
+        SyntaxError: if one is half edited.
     """
-    benchmark, modules = next(
-        files for beginning, files in BENCHMARKS.items() if name.startswith(beginning)
-    )
-    root = settings.checkout_folder()
-    own = root and root / "benchmarks" / f"{benchmark}.py"
-    if not own or not own.is_file():
-        told = f"a checkout with benchmarks/{benchmark}.py", "none"
-        raise InputError(name, *told, "Clone the repository.")
-    timed = (Path(__file__).with_name(f"{module}.py") for module in modules)
-    return hashlib.sha256("\n".join(map(_code, (own, *timed))).encode()).hexdigest()[:12]
+    told = "\n".join(_code(_ROOT / path) for path in paths)
+    return {"code_of": list(paths), "code": hashlib.sha256(told.encode()).hexdigest()[:12]}
 
 
 def _code(path: Path) -> str:
-    """Return a file's lines without docstrings and comments."""
+    """Return a file's lines but for docstrings and comments, as ruff formats them.
+
+    By lines, since what `ast` and `tokenize` make of a file differs between versions of Python.
+    """
     text = path.read_text(encoding="utf-8")
-    lines = text.splitlines()
+    tree = ast.parse(text)
+    docstrings = set(_lines(_docstrings(tree)))
+    strings = set(_lines(node for node in ast.walk(tree) if isinstance(node, ast.Constant)))
+    lines = enumerate(text.splitlines(), 1)
+    return "\n".join(
+        line
+        for number, line in lines
+        if number not in docstrings
+        and (number in strings or (line.strip() and not line.lstrip().startswith("#")))
+    )
+
+
+def _docstrings(tree: ast.Module) -> Iterator[ast.stmt]:
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    for node in ast.walk(ast.parse(text)):
+    for node in ast.walk(tree):
         if isinstance(node, documented) and ast.get_docstring(node) is not None:
-            docstring = node.body[0]
-            for number in range(docstring.lineno, docstring.end_lineno + 1):
-                lines[number - 1] = ""
-    return "\n".join(line for line in lines if line.strip() and not line.lstrip().startswith("#"))
+            yield node.body[0]
+
+
+def _lines(nodes: Iterable[ast.AST]) -> Iterator[int]:
+    for node in nodes:
+        yield from range(node.lineno, node.end_lineno + 1)

@@ -779,6 +779,15 @@ def code_digest(config: Config) -> str:
     return _digest(json.dumps(asked, sort_keys=True).encode(), described, learning)
 
 
+def learning_digests(optimizer: str) -> dict[str, str]:
+    """Return what tells apart the code that learns with an optimizer, whatever is learned.
+
+    Returns:
+        ``learning``, of the engine and the optimizer, and ``kernels``, of how it is computed.
+    """
+    return {"learning": _digest(_source_of_learning(optimizer)), "kernels": kernels_digest()}
+
+
 def kernels_digest() -> str:
     """Return what tells apart how networks are computed: how fast, and how it is rounded."""
     return _digest(_SOURCE_OF_KERNELS)

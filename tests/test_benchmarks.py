@@ -4,6 +4,7 @@ import importlib.util
 import json
 import runpy
 import shlex
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cifarlib import errors, recipes, results, training
+from cifarlib import errors, recipes, results, staleness, training
 
 ROOT = Path(__file__).parents[1]
 if not (ROOT / "benchmarks").is_dir():
@@ -126,6 +127,69 @@ def photographs(fast, monkeypatch, tmp_path, tiny):
     monkeypatch.setenv("CIFARLIB_SOURCE", "synthetic")
     current = fast.data.current
     monkeypatch.setattr(fast.data, "current", lambda: current()._replace(kind="JPEG copy"))
+
+
+DATA = {
+    *("copy-grayscale", "grayscale", "start-help", "start-import", "warm-cache"),
+    "warm-cache-read",
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "without_the_work", "expected"),
+    [
+        ("data", {"_python": lambda words: None}, DATA),
+        ("grid", {"GRID": [{"classify__C": [0.1, 1.0]}]}, {"grid-search"}),
+        (
+            "training",
+            {
+                "ours": lambda *asked: (300.0, 0.5),
+                "theirs": lambda *asked: (100.0, 0.4),
+                "input_share": lambda *asked: 0.1,
+            },
+            {"training-keras", "training-keras-with-xla"},
+        ),
+    ],
+)
+def test_times_are_recorded_with_the_code_that_they_are_of(
+    name, without_the_work, expected, photographs, monkeypatch
+):
+    module = loaded(name)
+    for part, instead in without_the_work.items():
+        monkeypatch.setattr(module, part, instead)
+    monkeypatch.setattr("cifarlib.devices.accelerators", list)
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", "--record"])
+    module.main()
+    recorded = results.read_all()
+    assert {found.name.removeprefix("benchmark-") for found in recorded} == expected
+    assert staleness.stale(recorded) == set()
+    for found in recorded:
+        assert f"benchmarks/{name}.py" in found.details["code_of"]
+        assert f"python benchmarks/{name}.py --record" in found.command
+        assert found.data_kind == ("none" if "start" in found.name else "JPEG copy")
+
+
+def test_the_code_of_a_programs_start_is_what_it_imports():
+    for words, told in loaded("data").STARTING.values():
+        command = [sys.executable, "-X", "importtime", *words]
+        said = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stderr
+        names = {line.rpartition("|")[2].strip() for line in said.splitlines()}
+        imported = {name for name in names if name.split(".")[0] == "cifarlib"}
+        ours = {"cifarlib/" + name.removeprefix("cifarlib").lstrip(".") for name in imported}
+        ours = {f"{path}.py" if path != "cifarlib/" else "cifarlib/__init__.py" for path in ours}
+        if "-m" in words:
+            ours.add("cifarlib/__main__.py")  # which is executed, and imported by nobody
+        assert ours | {"benchmarks/data.py"} == set(told["code_of"])
+
+
+def test_every_benchmark_that_is_recorded_can_be_stale(monkeypatch):
+    monkeypatch.setattr(results.settings, "checkout_folder", lambda: ROOT)
+    timed = [
+        found
+        for found in results.read_all()
+        if found.name.startswith("benchmark-") and not found.name.startswith("benchmark-fast")
+    ]
+    assert timed and all(found.details["code"] and found.details["code_of"] for found in timed)
 
 
 @pytest.fixture

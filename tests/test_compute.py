@@ -733,25 +733,36 @@ def test_a_processor_computes_in_bfloat16_where_it_and_the_backend_are_fast_in_i
     assert machine(cpu_info=cpu_info) == expected
 
 
-def mobile(x):
+def separable(x):
     return layers.GlobalAveragePooling2D()(layers.SeparableConv2D(4, 3, strides=2)(x))
 
 
-@pytest.mark.parametrize("design", [squeezed, mobile])
-def test_depthwise_convolutions_stay_in_float32_on_a_processor(machine, monkeypatch, design):
-    network, ordinary = functional(design), functional(residual)
+def halving(x):
+    return layers.GlobalAveragePooling2D()(layers.DepthwiseConv2D(3, strides=2)(x))
+
+
+@pytest.mark.parametrize("design", [separable, halving])
+def test_depthwise_convolutions_with_strides_stay_in_float32_on_a_processor(
+    machine, monkeypatch, design
+):
+    network, others = functional(design), [functional(residual), functional(squeezed)]
     monkeypatch.setattr(keras.backend, "backend", lambda: "tensorflow")
     machine(cpu_info=ARM.format("bf16 "))
-    assert compute.choose_precision("auto", ordinary) == "bfloat16"
+    for other in others:
+        assert compute.choose_precision("auto", other) == "bfloat16"
     for precision in ("auto", "float32"):
         assert compute.choose_precision(precision, network) == "float32"
     with pytest.raises(InputError, match=r"auto or float32 on .*bfloat16\. Depthwise convolutions"):
         compute.choose_precision("bfloat16", network)
+    machine(cpu_info=ARM.format(""))
+    with pytest.raises(InputError, match="It has no units for it"):
+        compute.choose_precision("bfloat16", network)
 
 
-def test_depthwise_convolutions_take_few_bits_on_a_gpu(machine):
-    few = machine(["GPU:0"], (7, 5))
-    assert few == "float16" == compute.choose_precision("auto", functional(squeezed))
+@pytest.mark.parametrize("capability", [(7, 5), (9, 0)])
+def test_depthwise_convolutions_take_few_bits_on_a_gpu(machine, capability):
+    few = machine(["GPU:0"], capability)
+    assert few.endswith("float16") and few == compute.choose_precision("auto", functional(halving))
 
 
 def test_tensorflow_leaves_xla_out_on_a_processor_only(monkeypatch):
@@ -763,9 +774,10 @@ def test_tensorflow_leaves_xla_out_on_a_processor_only(monkeypatch):
 
 def test_how_the_hardware_is_asked_makes_no_record_stale():
     told = compute.source().decode()
+    assert "\n\n" not in told, "where something was left out"
     assert "def prepare(" in told and "def _best_seconds(" in told
     assert "def choose_precision(" not in told and "def fast_precisions(" not in told
-    assert "def _is_cpu_fast_in_bfloat16(" not in told and "def _is_depthwise(" not in told
+    assert "def _is_cpu_fast_in_bfloat16(" not in told and "def _has_slow_gradients(" not in told
 
 
 # Several devices

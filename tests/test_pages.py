@@ -6,7 +6,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from cifarlib import chapters, classical, colab, files, pages, results, settings
+from cifarlib import chapters, classical, colab, files, pages, results, settings, timed
 
 ROOT = Path(colab.__file__).parent.parent
 
@@ -59,7 +59,8 @@ def test_the_data_of_a_time_are_named(record, kind, told):
 
 
 def test_benchmarks_are_tabled_with_their_spread(record):
-    record("benchmark-x", values=(9.0, 11.0, 10.0), metric="faster than y", command="python b.py")
+    told = {"command": "python b.py", "details": timed.code("cifarlib/timed.py")}
+    record("benchmark-x", values=(9.0, 11.0, 10.0), metric="faster than y", **told)
     table = pages.stamp("<!-- results: benchmarks --><!-- end -->")
     assert "| faster than y | 10.0 (9.0 to 11.0) | 3 |" in table
 

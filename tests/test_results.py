@@ -40,6 +40,14 @@ def test_mean_and_deviation_are_those_of_the_sample():
     assert record(values=(0.5,)).sd is None
 
 
+def test_what_has_nothing_to_do_with_images_names_no_data(tiny):
+    data.load_cifar10("synthetic")
+    written = record(with_images=False)
+    assert (written.data_kind, written.data_fingerprint) == ("none", None)
+    with pytest.raises(InputError, match="photographs"):
+        record()
+
+
 def test_a_result_names_hardware_versions_command_and_data():
     written = record()
     assert "cores" in written.hardware

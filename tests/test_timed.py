@@ -1,17 +1,17 @@
-"""Which code a benchmark's times are of: what counts, what does not, what is recorded."""
-
-import subprocess
-import sys
-from pathlib import Path
+"""A stopwatch, and which code a benchmark's times are of: what counts and what does not."""
 
 import pytest
 
-from cifarlib import pages, results, settings, staleness, timed
-from cifarlib.errors import InputError
+from cifarlib import pages, results, staleness, timed, training
 
-ROOT = Path(__file__).parents[1]
 CODE = '''"""What it is for."""
 from cifarlib import timed  # and why
+
+TABLE = """
+# head
+
+| a |
+"""
 
 
 # A remark.
@@ -24,34 +24,33 @@ class Search:
 '''
 
 
-@pytest.fixture
-def digest(tmp_path, monkeypatch):
-    """Return a function that gives the digest of a package of one module and its benchmark."""
-    (tmp_path / "benchmarks").mkdir()
-    (tmp_path / "cifarlib").mkdir()
-    monkeypatch.setattr(settings, "checkout_folder", lambda: tmp_path)
-    monkeypatch.setattr(timed, "__file__", str(tmp_path / "cifarlib" / "timed.py"))
-    monkeypatch.setattr(timed, "BENCHMARKS", {"benchmark-grid": ("grid", ("search",))})
-
-    def of(module=CODE, benchmark=CODE) -> str:
-        (tmp_path / "cifarlib" / "search.py").write_text(module)
-        (tmp_path / "benchmarks" / "grid.py").write_text(benchmark)
-        return timed.code_digest("benchmark-grid-search")
-
-    return of
-
-
 def test_a_call_is_timed_once(monkeypatch):
     moments, calls = [3.0, 4.5], []
     monkeypatch.setattr(timed.time, "perf_counter", lambda: moments[len(calls)])
     assert timed.seconds(lambda: calls.append("called")) == 1.5 and calls == ["called"]
 
 
+@pytest.fixture
+def digest(tmp_path, monkeypatch):
+    """Return a function that gives the digest of a benchmark and a module."""
+    monkeypatch.setattr(timed, "_ROOT", tmp_path)
+
+    def of(module=CODE, benchmark=CODE) -> str:
+        (tmp_path / "search.py").write_text(module)
+        (tmp_path / "grid.py").write_text(benchmark)
+        return timed.code("grid.py", "search.py")["code"]
+
+    return of
+
+
 @pytest.mark.parametrize("where", ["module", "benchmark"])
-def test_what_is_computed_counts(digest, where):
-    assert digest() == digest()
-    changed = {CODE.replace(*pair) for pair in (("lambda: X", "lambda: 2"), ("fit", "fits"))}
-    assert len({digest(), *(digest(**{where: code}) for code in changed)}) == 3
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("lambda: X", "lambda: 2"), ("def fit", "def fits"), ("# head\n", ""), ("\n| a", "| a")],
+)
+def test_what_is_computed_counts(digest, where, old, new):
+    changed = CODE.replace(old, new)
+    assert changed != CODE and digest(**{where: changed}) != digest() == digest()
 
 
 @pytest.mark.parametrize(
@@ -68,54 +67,45 @@ def test_what_is_said_of_it_does_not_count(digest, old, new):
     assert changed != CODE and digest(changed, changed) == digest()
 
 
-def test_without_its_benchmark_nothing_is_told_and_a_record_is_stale(digest, checkout, monkeypatch):
-    found = results.write(
-        "benchmark-grid-search", chapter="03", metric="x", values=[2.0], command="x"
-    )
-    with pytest.raises(InputError, match="benchmark-grid-search: expected a checkout with"):
-        timed.code_digest("benchmark-grid-search")
-    assert staleness.is_stale(found)
-    monkeypatch.setattr(settings, "checkout_folder", lambda: None)
-    with pytest.raises(InputError, match="Clone the repository"):
-        timed.code_digest("benchmark-grid-search")
+@pytest.fixture
+def record(checkout, tmp_path, monkeypatch):
+    """Return a function that records a benchmark of a file of its own."""
+    monkeypatch.setattr(timed, "_ROOT", tmp_path)
+    (tmp_path / "grid.py").write_text(CODE)
+
+    def written(**details) -> results.Result:
+        told = {"chapter": "03", "metric": "a, against b", "command": "x", "values": [3.0]}
+        return results.write("benchmark-grid-search", commit="c0ffee", details=details, **told)
+
+    return written
 
 
-needs_checkout = pytest.mark.skipif(
-    not (ROOT / "benchmarks").is_dir(), reason="benchmarks are part of the checkout"
-)
-
-
-@needs_checkout
-@pytest.mark.parametrize("kind", timed.BENCHMARKS)
-def test_a_benchmark_of_other_code_is_stale_and_marked(kind, monkeypatch, tmp_path):
-    monkeypatch.setattr(results, "folder", lambda: tmp_path / "results")
-    monkeypatch.setattr(settings, "checkout_folder", lambda: ROOT)
-
-    def record(code: str) -> results.Result:
-        told = {"chapter": "01", "metric": "a, against b", "command": "x", "values": [3.0]}
-        return results.write(kind, commit="c0ffee", details={"code": code}, **told)
-
+def test_times_of_other_code_are_stale_and_marked(record, tmp_path):
     table = "<!-- results: benchmarks --><!-- end -->"
-    assert staleness.stale([record(timed.code_digest(kind))]) == set()
-    monkeypatch.setattr(results, "read_all", lambda: [results.read(kind)])
+    found = record(**timed.code("grid.py"))
+    assert staleness.stale([found]) == set()
     assert "| a, against b | 3.0 (3.0 to 3.0) | 1 |" in pages.stamp(table)
-    assert staleness.stale([record("other")]) == {kind}
+    (tmp_path / "grid.py").write_text(CODE + "print()\n")
+    assert staleness.stale([found]) == {"benchmark-grid-search"}
     assert "| a, against b (stale: of other code) |" in pages.stamp(table)
 
 
-@needs_checkout
-@pytest.mark.parametrize("words", [["-c", "import cifarlib"], ["-m", "cifarlib", "--help"]])
-def test_the_code_of_a_programs_start_is_what_it_imports(words):
-    command = [sys.executable, "-X", "importtime", *words]
-    told = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stderr
-    names = {line.rpartition("|")[2].strip() for line in told.splitlines()}
-    ours = {name.removeprefix("cifarlib.") for name in names if name.startswith("cifarlib.")}
-    assert "cifarlib" in names
-    assert ours <= set(timed.BENCHMARKS["benchmark-start"][1])
+@pytest.mark.parametrize("text", [None, "def half("])
+def test_times_of_files_that_cannot_be_read_are_stale_and_no_error(record, tmp_path, text):
+    found = record(**timed.code("grid.py"))
+    (tmp_path / "grid.py").unlink()
+    if text:
+        (tmp_path / "grid.py").write_text(text)
+    assert staleness.is_stale(found)
 
 
-@needs_checkout
-def test_every_benchmark_that_is_recorded_can_be_stale(monkeypatch):
-    monkeypatch.setattr(settings, "checkout_folder", lambda: ROOT)
-    recorded = [found for found in results.read_all() if found.name.startswith("benchmark-")]
-    assert recorded and all(map(staleness._question, recorded))
+def test_times_that_tell_no_code_are_stale(record):
+    assert staleness.is_stale(record())
+
+
+@pytest.mark.parametrize("field", ["learning", "kernels"])
+def test_times_of_training_are_stale_with_another_engine(record, field):
+    told = {"optimizer": "adam", **timed.code("grid.py"), **training.learning_digests("adam")}
+    assert not staleness.is_stale(record(**told))
+    assert staleness.is_stale(record(**{**told, field: "other"}))
+    assert staleness.is_stale(record(**{**told, "optimizer": "sgd"}))

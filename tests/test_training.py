@@ -183,7 +183,7 @@ def test_a_number_format_that_would_be_slow_is_refused_and_nothing_is_written(
 
 def test_the_design_has_a_say_in_its_number_format(split, monkeypatch):
     def mobile(x):
-        return keras.layers.GlobalAveragePooling2D()(keras.layers.DepthwiseConv2D(3)(x))
+        return keras.layers.GlobalAveragePooling2D()(keras.layers.DepthwiseConv2D(3, 2)(x))
 
     monkeypatch.setattr(compute, "fast_precisions", lambda: compute.PRECISIONS[1:])
     monkeypatch.setattr(compute.devices, "accelerators", list)
