@@ -31,7 +31,8 @@ from cifarlib import (
 )
 
 CODE = timed.code(
-    *("benchmarks/grid.py", "cifarlib/search.py", "cifarlib/fitting.py", "cifarlib/features.py")
+    "benchmarks/grid.py",
+    *(f"cifarlib/{module}.py" for module in ("search", "fitting", "features", "progress", "files")),
 )
 COUNTS, STRENGTHS = [50, 100, 200], [1e-4, 1e-3, 1e-2, 1]
 GRID = [

@@ -89,7 +89,8 @@ def compare(options) -> None:
             results.write(
                 f"benchmark-training-{kind.lower().replace(' ', '-')}",
                 chapter="04",
-                metric=f"training six convolutions on a CPU in {precision}, against {kind}'s fit"
+                metric=f"training six convolutions in {precision} on {devices.describe_cpu()}, "
+                f"against {kind}'s fit"
                 + (" as it comes" if kind == "Keras" else " (Keras before 3.15)"),
                 values=ratios,
                 seeds=options.seeds,

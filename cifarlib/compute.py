@@ -56,7 +56,7 @@ def choose_precision(asked: str, network: keras.Model | None = None) -> str:
         network: what is to be trained; None for one of ordinary layers.
 
     Raises:
-        InputError: for one that would be computed in detours, many times as slow as float32.
+        InputError: for one that would be computed in detours, slower than float32.
     """
     fast, advice = fast_precisions(), "It has no units for it, and would be many times as slow."
     if network is not None and "bfloat16" in fast and _has_slow_gradients(network):

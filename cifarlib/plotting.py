@@ -597,7 +597,7 @@ def plot_importance(shares: pd.Series) -> Figure:
     """
     figure, ax = subplots(size=(7, 0.3 * len(shares) + 1.2), title="What made trials differ")
     ax.barh(shares.index[::-1], shares[::-1] * 100, color=PALETTE[0])
-    ax.set(xlabel="share of the variance among trials (%)")
+    ax.set(xlabel="importance by itself (%; 100 for all together)")
     return figure
 
 

@@ -122,7 +122,7 @@ def write(
     Raises:
         ValueError: if the values are none or not finite, the seeds do not match them, or the name
             is not one of lower-case words joined by dashes.
-        InputError: if the data set loaded last is synthetic, or there is no checkout.
+        InputError: if the images are synthetic, or there is no checkout.
     """
     if not values or not all(math.isfinite(value) for value in values):
         raise ValueError(f"values: expected finite numbers, found {values}")

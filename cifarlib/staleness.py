@@ -20,7 +20,7 @@ def is_stale(result: results.Result) -> bool:
 
     One of ``_QUESTIONS``: that of a network, a race, a linear model, how fast a model predicts, or
     of code timed beside what it replaces.
-    For a race, how networks are computed counts as well.
+    For races and times of training, how networks are computed counts as well.
     """
     return _question(result)(result)
 
@@ -101,10 +101,10 @@ def _is_timed_stale(result: results.Result) -> bool:
     details = result.details
     try:
         today = timed.code(*details["code_of"])
-    except (KeyError, OSError, SyntaxError):  # of files that are no more, or half edited
+        if "optimizer" in details:
+            today |= training.learning_digests(details["optimizer"])
+    except (KeyError, OSError, SyntaxError):  # of what is no more, or half edited
         return True
-    if "optimizer" in details:
-        today |= training.learning_digests(details["optimizer"])
     return any(details.get(field) != value for field, value in today.items())
 
 

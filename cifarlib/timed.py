@@ -24,8 +24,9 @@ def code(*paths: str) -> dict[str, object]:
     """Return what the record of a benchmark tells of the code whose times it holds.
 
     Args:
-        *paths: files of Python that decide them, the benchmark's own among them, relative to the
-            root of the checkout. Docstrings and comments on lines of their own do not count.
+        *paths: files of Python in which the time is spent, the benchmark's own among them,
+            relative to the root of the checkout. Docstrings and comments on lines of their own do
+            not count.
 
     Returns:
         ``code_of``, the paths, and ``code``, their digest.

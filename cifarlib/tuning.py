@@ -146,9 +146,10 @@ class Tuning(NamedTuple):
         return float((pruned["seconds"] / pruned["epochs"] * left).sum())
 
     def importance(self) -> pd.Series:
-        """Return each parameter's share in what made trials differ, largest first (fANOVA).
+        """Return how much each parameter by itself made trials differ, largest first (fANOVA).
 
-        Of the trials that were not pruned; Hutter et al., 2014.
+        Of the trials that were not pruned, scaled to a sum of 1; what only several together did is
+        left out. Hutter et al., 2014.
 
         Raises:
             CifarlibError: if there are fewer than four, which say nothing.

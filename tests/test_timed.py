@@ -109,3 +109,4 @@ def test_times_of_training_are_stale_with_another_engine(record, field):
     assert not staleness.is_stale(record(**told))
     assert staleness.is_stale(record(**{**told, field: "other"}))
     assert staleness.is_stale(record(**{**told, "optimizer": "sgd"}))
+    assert staleness.is_stale(record(**{**told, "optimizer": "gone"}))
