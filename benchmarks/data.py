@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -70,8 +71,10 @@ def main() -> None:
         fastest_of: int = 1,
         with_images: bool = True,
     ) -> None:
+        began = time.monotonic()
         ours(), theirs()  # the first time pays for page faults and imports
         pairs = [_pair(ours, theirs, fastest_of) for _ in range(repeat)]
+        seconds = time.monotonic() - began
         ratios = [reference / own for own, reference in pairs]
         own, reference = (statistics.median(side) for side in zip(*pairs, strict=True))
         spread = f"{min(ratios):.1f} to {max(ratios):.1f}, n = {repeat}"
@@ -85,6 +88,7 @@ def main() -> None:
                 metric=metric,
                 values=ratios,
                 commit=commit,
+                seconds=seconds,
                 with_images=with_images,
                 command=COMMAND,
                 details=details,

@@ -98,6 +98,7 @@ def compare(options) -> None:
             metric=f"{NUM_CANDIDATES} candidates × 3 folds, against GridSearchCV with the same",
             values=[their_seconds / our_seconds],
             color="gray",
+            seconds=our_seconds + their_seconds,
             commit=commit,
             command="python benchmarks/grid.py --record",
             details={

@@ -66,6 +66,7 @@ def compare(options) -> None:
     commit = results.current_commit()  # now: somebody may commit while it trains
     split = Split(train.images[: options.size], train.labels[: options.size])
     print(data.current(), f"{devices.describe_cpu()}; Keras {keras.__version__}", sep="\n")
+    began = time.monotonic()
     speeds, accuracies = {kind: [] for kind in KINDS}, {kind: [] for kind in KINDS}
     for seed in options.seeds:
         for kind, jit in KINDS.items():
@@ -82,6 +83,7 @@ def compare(options) -> None:
     precision = compute.choose_precision("auto")
     overhead = input_share(split, statistics.median(speeds["ours"]))
     print(f"images and augmentation take {overhead:.1%} of our time, with flips and crops")
+    seconds = time.monotonic() - began
     for kind in list(KINDS)[1:]:
         ratios = [a / b for a, b in zip(speeds["ours"], speeds[kind], strict=True)]
         print(f"{statistics.median(ratios):.2f} times as fast as {kind}")
@@ -95,6 +97,7 @@ def compare(options) -> None:
                 values=ratios,
                 seeds=options.seeds,
                 color="rgb",
+                seconds=seconds,
                 commit=commit,
                 command=results.on_backend(
                     "python benchmarks/training.py --record", [keras.backend.backend()]

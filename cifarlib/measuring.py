@@ -150,12 +150,15 @@ def measure(entry: Entry, seed: int, deadline: float | None = None) -> dict[str,
     commit = results.current_commit()  # now: somebody may commit while it trains
     run = training.train(config, kept_in=kept_runs(), on_epoch=stop)
     judged = run_report.evaluate(run.folder)
+    if not new_epochs:  # a kept run, which tells itself what trained it, if it is not too old
+        commit = run.metrics.get("commit")
+        commit = None if commit == "unknown" else commit
     return {
         "accuracy": judged.figures["accuracy"],
         **{field: run.metrics[field] for field in OF_RUN},
         **{field: judged.figures[field] for field in OF_TEST},
         "answers": "".join(map(str, judged.answers)),
-        "commit": commit if new_epochs else None,  # a kept run does not tell
+        "commit": commit,
         "is_new": bool(new_epochs),
         "is_whole": 1 in new_epochs,
         "code": training.code_digest(config),

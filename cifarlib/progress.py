@@ -29,7 +29,7 @@ def bar(total: int | None, description: str, unit: str = "it", initial: int = 0)
         unit_scale=unit == "B",
         initial=initial,
         leave=False,
-        disable=not _is_watched(),
+        disable=not is_watched(),
     )
 
 
@@ -67,8 +67,8 @@ class Remembered:
         return {"text/plain": str(self), REMEMBERED_TYPE: {"seconds": self.seconds}}
 
 
-def _is_watched() -> bool:
-    """Tell whether a person sees standard error now."""
+def is_watched() -> bool:
+    """Tell whether a person sees standard error now, and so a bar."""
     if os.environ.get("CI") or os.environ.get("CIFARLIB_UNATTENDED"):
         return False
     ipython = sys.modules.get("IPython")

@@ -42,8 +42,8 @@ class Result(NamedTuple):
         hardware: what it was measured on; several, if seeds were trained on several.
         versions: of Python and the libraries, when the last value was added.
         commit: of the code that did so (if a training was continued, its last epochs); ends in
-            ``+`` if files had changed since, ``"unknown"`` without git, and of a kept run, which
-            does not tell.
+            ``+`` if files had changed since, ``"unknown"`` without git, and of a run that was kept
+            before runs told it.
         command: what repeats it.
         details: anything else, JSON values.
     """

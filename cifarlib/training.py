@@ -43,6 +43,7 @@ from cifarlib import (
     optimizers,
     progress,
     recipes,
+    results,
     runs,
     schedules,
     settings,
@@ -316,9 +317,12 @@ def train(
                 session.restore(*checkpoint)
                 seconds = sum(row["seconds"] for row in session.history)
                 progress.remember(run_folder.path, seconds)
+            # Now: somebody may commit while it trains.
+            commit = results.current_commit() if settings.checkout_folder() else "unknown"
             session.run(run_folder, on_epoch)
         network.set_weights(session.best_weights)
-        metrics = {**session.metrics(network, precision), **_about_images(config, description)}
+        told = {"commit": commit, **_about_images(config, description)}
+        metrics = {**session.metrics(network, precision), **told}
         if run_folder:
             run_folder.finish(network, session.history, metrics)
             progress.remember(run_folder.path, 0)

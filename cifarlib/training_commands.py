@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import errno
+import functools
 import json
 import os
 import shlex
@@ -11,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cifarlib import models, recipes, settings, training
+from cifarlib import models, progress, recipes, settings, training
 from cifarlib.arguments import COMMANDS, Parser, named_path, whole_numbers
 from cifarlib.errors import CifarlibError, InputError, nearest
 
@@ -29,7 +30,9 @@ def train(arguments: Sequence[str]) -> None:
     output, resume = asked.pop("output"), asked.pop("resume")
     config = _config(_within_profile(asked))
     folder = f"runs/{config.model_name}-{config.color}-{config.seed}" if output is None else output
-    run = training.train(config, folder=folder, resume=resume)
+    # A log has no use for a bar, but whoever reads it wants to know how far a training is.
+    on_epoch = None if progress.is_watched() else functools.partial(_say_epoch, config)
+    run = training.train(config, folder=folder, resume=resume, on_epoch=on_epoch)
     figures = run.metrics
     print(f"{figures['epochs']} epochs in {figures['seconds']:.0f} s; {figures['data_kind']}")
     if "validation_accuracy" in figures:
@@ -38,6 +41,14 @@ def train(arguments: Sequence[str]) -> None:
             f"{figures['num_validation_images']:,} validation images"
         )
     print(f"Everything in {folder}; next: cifarlib evaluate {_quoted(folder)}")
+
+
+def _say_epoch(config: training.Config, row: dict[str, float]) -> None:
+    told = [f"loss {row['loss']:.3f}", f"{row['seconds']:.0f} s"]
+    if "validation_accuracy" in row:
+        told.insert(1, f"validation {row['validation_accuracy']:.2%}")
+    epoch = f"{config.model_name}, epoch {row['epoch']} of {config.epochs}"
+    progress.say(f"{epoch}: {', '.join(told)}")
 
 
 def tune(arguments: Sequence[str]) -> None:

@@ -407,6 +407,7 @@ def test_a_run_is_trained_judged_and_never_trained_over(synthetic_source, capsys
     output, errors = capsys.readouterr()
     assert output.startswith("2 epochs in ") and "of 10 validation images" in output
     assert "THESE ARE NOT PHOTOGRAPHS" in errors
+    assert re.search(r"\nbaseline, epoch 2 of 2: loss \d.*, validation \d.*%, \d+ s\n", errors)
     run = Path("runs/baseline-gray-0")
     assert f"next: cifarlib evaluate {run}" in output
     assert len(pd.read_csv(run / "history.csv")) == 2
@@ -431,6 +432,12 @@ def test_a_run_is_trained_judged_and_never_trained_over(synthetic_source, capsys
     assert cli.main([*TRAIN, "--epochs", "3", "--color", "gray", "--resume"]) == 2
     assert "expected a run with epochs = 3, found 2" in capsys.readouterr().err
     assert cli.main([*TRAIN, "--epochs", "2", "--color", "gray", "--resume"]) == 0
+
+
+def test_where_there_is_a_bar_no_line_tells_an_epoch(synthetic_source, monkeypatch, capsys):
+    monkeypatch.setattr("cifarlib.progress.is_watched", lambda: True)
+    assert cli.main([*TRAIN, "--epochs", "1", "--validation-fraction", "0"]) == 0
+    assert "epoch 1 of 1:" not in capsys.readouterr().err
 
 
 def test_a_run_goes_where_it_is_told_to(synthetic_source, capsys):

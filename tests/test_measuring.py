@@ -223,6 +223,17 @@ def test_a_deadline_ends_training_after_an_epoch_and_the_next_call_goes_on(monke
     assert again["commit"] is None, "of whatever commit trained it"
 
 
+def test_a_kept_run_tells_the_commit_that_trained_it(monkeypatch):
+    run = SimpleNamespace(folder=None, metrics=dict.fromkeys(measuring.OF_RUN))
+    figures = dict.fromkeys((*measuring.OF_TEST, "accuracy"))
+    judged = SimpleNamespace(figures=figures, answers=[1])
+    monkeypatch.setattr(measuring.training, "train", lambda config, **others: run)
+    monkeypatch.setattr(measuring.run_report, "evaluate", lambda folder: judged)
+    assert measuring.measure(SMALL, 3)["commit"] is None, "of runs that do not tell it"
+    run.metrics["commit"] = "c0ffee"
+    assert measuring.measure(SMALL, 3)["commit"] == "c0ffee"
+
+
 def test_the_commit_is_that_of_the_code_that_trained(monkeypatch):
     """Somebody may commit while a training goes on."""
     commits = iter(["at the start", "later"])

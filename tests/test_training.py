@@ -181,6 +181,16 @@ def test_a_number_format_that_would_be_slow_is_refused_and_nothing_is_written(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_run_tells_the_commit_that_its_training_began_with(split, tmp_path, monkeypatch):
+    run = training.train(config(epochs=1), split, folder=tmp_path / "elsewhere")
+    assert run.metrics["commit"] == "unknown", "without a checkout"
+    commits = iter(["c0ffee", "somebody's"])
+    monkeypatch.setattr(training.settings, "checkout_folder", lambda: tmp_path)
+    monkeypatch.setattr(training.results, "current_commit", lambda: next(commits))
+    training.train(config(epochs=1), split, folder=tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["commit"] == "c0ffee"
+
+
 def test_the_design_has_a_say_in_its_number_format(split, monkeypatch):
     def mobile(x):
         return keras.layers.GlobalAveragePooling2D()(keras.layers.DepthwiseConv2D(3, 2)(x))
