@@ -16,11 +16,10 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
-from cifarlib import arguments, errors
+from cifarlib import arguments, errors, timed
 
 BESIDE = "baseline"
 BATCH = 250
@@ -166,9 +165,7 @@ def _prepared(name: str, pictures) -> tuple[Callable, Callable]:
 
 def _seconds(predict: Callable, pictures) -> float:
     predict(pictures)  # what is compiled, or fetched from memory, is so now
-    began = time.perf_counter()
-    predict(pictures)
-    return time.perf_counter() - began
+    return timed.seconds(lambda: predict(pictures))
 
 
 if __name__ == "__main__":
