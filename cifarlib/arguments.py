@@ -32,6 +32,16 @@ def whole_numbers(text: str) -> tuple[int, ...]:
         raise argparse.ArgumentTypeError(told) from None
 
 
+def add_debug(parser: argparse.ArgumentParser) -> None:
+    """Let a command take ``--debug``, before its name or behind."""
+    parser.add_argument(
+        "--debug",
+        action="store_true",
+        default=argparse.SUPPRESS,  # or a subcommand would undo `cifarlib --debug data info`
+        help="show the traceback of an error",
+    )
+
+
 class Parser(argparse.ArgumentParser):
     """A parser whose errors take one line, like all others."""
 

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Sequence
 
 from cifarlib import __version__
-from cifarlib.arguments import COMMANDS, Parser, named_path
+from cifarlib.arguments import COMMANDS, Parser, add_debug, named_path
 from cifarlib.errors import CifarlibError, InputError
 
 
@@ -70,12 +70,7 @@ def _show_warning(message, category, filename, line_number, file=None, line=None
 
 def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument(
-        "--debug",
-        action="store_true",
-        default=argparse.SUPPRESS,  # or a subcommand would undo `cifarlib --debug data info`
-        help="show the traceback of an error",
-    )
+    add_debug(common)
     parser = Parser(
         prog="cifarlib",
         description="Learn image classification by doing it: CIFAR-10 notebooks and their library.",

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cifarlib import models, progress, recipes, settings, training
-from cifarlib.arguments import COMMANDS, Parser, named_path, whole_numbers
+from cifarlib.arguments import COMMANDS, Parser, add_debug, named_path, whole_numbers
 from cifarlib.errors import CifarlibError, InputError, nearest
 
 # A trial of a search is short, or there would be few of them.
@@ -225,6 +225,7 @@ def _parser(name: str, defaults: dict[str, Any]) -> argparse.ArgumentParser:
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
+    add_debug(parser)  # for its help: `cli` has taken the flag by now
     model, *fields = dataclasses.fields(training.Config)
     parser.add_argument("model", metavar="MODEL", help=model.metadata["help"])
     for field in fields:

@@ -89,6 +89,13 @@ def test_help_has_an_example(command, capsys):
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_help_names_debug(command, capsys):
+    with pytest.raises(SystemExit):
+        cli.main([*command, "--help"])
+    assert "--debug" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_examples_in_the_help_are_understood(command, capsys):
     with pytest.raises(SystemExit):
         cli.main([*command, "--help"])
