@@ -126,7 +126,7 @@ def _parser() -> argparse.ArgumentParser:
         data,
         "info",
         _data_info,
-        "tell what the data set is and where it came from",
+        "tell what the data set is and where it came from, getting it first if need be",
         "cifarlib data info --json",
     )
     info.add_argument("--source", **source)
@@ -273,8 +273,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="notebook or zip file, or a folder with such",
     )
-    for limit, what in (("cell", "a cell"), ("total", "a notebook")):
-        told = f"seconds that {what} may take"
+    for limit, what, usual in (("cell", "a cell", 120), ("total", "a notebook", 600)):
+        told = f"seconds that {what} may take (default: {usual})"
         grade.add_argument(f"--{limit}-seconds", type=float, metavar="S", help=told)
     grade.add_argument("--json", action="store_true", help="print JSON")
 
@@ -408,7 +408,7 @@ def _models(options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps([model._asdict() for model in described], indent=2))
         return
-    print(f"{'model':<22}{'parameters':>12}{'trainable':>12}  reproduces")
+    print(f"{'model (in colour)':<22}{'parameters':>12}{'trainable':>12}  reproduces")
     for model in described:
         counts = f"{model.parameters:>12,}{model.trainable:>12,}"
         print(f"{model.name:<22}{counts}  {model.reproduces}")

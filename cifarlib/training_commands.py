@@ -138,7 +138,11 @@ def train_parser() -> argparse.ArgumentParser:
     """Return the parser of what follows ``cifarlib train``."""
     parser = _parser("train", {})
     parser.add_argument(
-        "--output", type=named_path, metavar="DIR", default=None, help="folder of the run"
+        "--output",
+        type=named_path,
+        metavar="DIR",
+        default=None,
+        help="folder of the run (default: runs/MODEL-COLOR-SEED)",
     )
     parser.add_argument("--resume", action="store_true", default=False, help="go on with the run")
     return parser
@@ -183,7 +187,8 @@ def tune_parser() -> argparse.ArgumentParser:
         type=named_path,
         metavar="FILE",
         default=None,
-        help="file of the study; start the same command twice to search with two processes",
+        help="file of the study; start the same command twice to search with two processes "
+        "(default: runs/tuned-MODEL-COLOR.journal)",
     )
     parser.add_argument(
         "--finalists",
@@ -191,7 +196,7 @@ def tune_parser() -> argparse.ArgumentParser:
         metavar="N",
         default=0,
         help="train the N best and the default on all images, with another seed; the best of "
-        "these is written, instead of the best trial",
+        "these is written, instead of the best trial (default: 0)",
     )
     parser.add_argument(
         "--also",
@@ -203,7 +208,12 @@ def tune_parser() -> argparse.ArgumentParser:
         """default: '{"width": 64}'; may be given several times""",
     )
     parser.add_argument(
-        "--final-epochs", type=int, metavar="N", default=None, help="epochs of finals and recipe"
+        "--final-epochs",
+        type=int,
+        metavar="N",
+        default=None,
+        help="epochs of each finalist, and of the recipe that is written (default: "
+        f"{training.Config.epochs})",
     )
     parser.add_argument(
         "--output",
@@ -245,7 +255,8 @@ def _parser(name: str, defaults: dict[str, Any]) -> argparse.ArgumentParser:
         "--recipe",
         metavar="RECIPE",
         help=f"{' or '.join(recipes.NAMES)} (default: modern, for fast networks their own); the "
-        "options above are set on top of it",
+        "options above are set on top of it, and their defaults are those of modern for most "
+        f"models. Without --epochs, {QUICK['epochs']} if CIFARLIB_PROFILE is quick",
     )
     return parser
 

@@ -14,7 +14,16 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
-from cifarlib import __version__, classical, cli, data, results, settings, training_commands
+from cifarlib import (
+    __version__,
+    assignments,
+    classical,
+    cli,
+    data,
+    results,
+    settings,
+    training_commands,
+)
 from cifarlib.errors import CifarlibError
 
 
@@ -93,6 +102,14 @@ def test_help_names_debug(command, capsys):
     with pytest.raises(SystemExit):
         cli.main([*command, "--help"])
     assert "--debug" in capsys.readouterr().out
+
+
+def test_help_of_grading_tells_its_limits(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["assignment", "grade", "--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    assert f"a cell may take (default: {assignments.CELL_SECONDS})" in told
+    assert f"a notebook may take (default: {assignments.TOTAL_SECONDS})" in told
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
