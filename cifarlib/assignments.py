@@ -19,6 +19,7 @@ from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
 from cifarlib import (
     chapters,
+    confinement,
     containers,
     data,
     execution,
@@ -183,8 +184,9 @@ def grade(
 
     Cells with tests come from the source, whatever the submission has made of them, and what
     was not executed earns nothing. A notebook in a zip has the small files beside it, as
-    `submission` packs them, and a zip may hold the zips of a class. The code of a submission runs
-    with your rights: use an account or a container of its own for code you do not trust.
+    `submission` packs them, and a zip may hold the zips of a class. Each has folders of its own, as
+    `confinement` makes them. That is no sandbox, and the code of a submission runs with your
+    rights: use an account or a container of its own for code you do not trust.
 
     Args:
         paths: notebooks, zip files, or folders with such.
@@ -199,18 +201,24 @@ def grade(
         CifarlibError: without nbgrader.
     """
     for name, seconds in {"cell": cell_seconds, "total": total_seconds}.items():
-        if not seconds > 0:
-            raise InputError(f"--{name}-seconds", "more than 0", f"{seconds:g}", "Leave it out.")
+        if not 0 < seconds <= confinement.LARGEST_LIMIT:
+            told = f"more than 0, at most {confinement.LARGEST_LIMIT:,}"
+            raise InputError(f"--{name}-seconds", told, f"{seconds:g}", "Leave it out.")
     keys = [_Key(source) for source in find()]
     submitted = containers.named_files(paths, (".ipynb", ".zip"), "a notebook or a zip")
-    data.describe()  # decoded once, and not in the time of the first submission
+    description = data.describe()  # decoded once, and not in the time of the first submission
     with progress.bar(len(submitted), "grading", "file") as bar:
         for name, file in submitted:
             for found in _contents(name, file):
-                if isinstance(found, _Found):
-                    yield _grade(found, keys, cell_seconds, total_seconds)
-                else:
+                if isinstance(found, Graded):
                     yield found
+                    continue
+                try:
+                    graded = _grade(found, keys, description, cell_seconds, total_seconds)
+                except Exception as error:  # whatever somebody has made of a notebook
+                    told = f"could not be graded ({type(error).__name__}: {error})"
+                    graded = Graded(found.name, None, (), _line(told))
+                yield graded
             bar.update()
 
 
@@ -305,7 +313,11 @@ class _Found(NamedTuple):
 
 
 def _grade(
-    found: _Found, keys: Sequence[_Key], cell_seconds: float, total_seconds: float
+    found: _Found,
+    keys: Sequence[_Key],
+    description: data.Description,
+    cell_seconds: float,
+    total_seconds: float,
 ) -> Graded:
     """Grade one notebook."""
     name = found.name
@@ -318,7 +330,7 @@ def _grade(
     if not answered.intersection(key.ids):
         return Graded(name, None, (), f"answers none of {', '.join(key.name for key in keys)}")
     notebook = key.complete(submitted)
-    problem = _execute(notebook, found.helpers, cell_seconds, total_seconds)
+    problem = _execute(notebook, found.helpers, description, cell_seconds, total_seconds)
     marks, begin = {}, 0
     for place, cell in enumerate(notebook.cells):
         if _id(cell) and cell.metadata.nbgrader.grade:
@@ -386,6 +398,7 @@ def _error(shown: nbformat.NotebookNode) -> str:
 def _execute(
     notebook: nbformat.NotebookNode,
     helpers: dict[str, bytes],
+    description: data.Description,
     cell_seconds: float,
     total_seconds: float,
 ) -> str:
@@ -439,17 +452,19 @@ def _execute(
     client.log = execution.QUIET
     client.nb = notebook
     with (
-        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary,
         tempfile.TemporaryFile() as native_log,
     ):
-        client.resources = {"metadata": {"path": folder}}
+        root = Path(temporary).resolve()
+        environment = confinement.prepare_for(root, description) | GRADING
+        environment["NBGRADER_EXECUTION"] = "autograde"  # as nbgrader tells a kernel
+        folder = root / confinement.WORK
+        client.resources = {"metadata": {"path": str(folder)}}
         try:
-            submission.place(Path(folder), helpers)
+            submission.place(folder, helpers)
         except (OSError, ValueError) as error:  # such as a file and a folder of one name
             told = getattr(error, "strerror", None) or error
             return _line(f"its small files cannot be placed ({told})")
-        environment = execution.environment(GRADING["CIFARLIB_PROFILE"], Path(folder)) | GRADING
-        environment["NBGRADER_EXECUTION"] = "autograde"  # as nbgrader tells a kernel
         try:
             execution.execute_client(client, environment, native_log)
         except DeadKernelError:
@@ -461,6 +476,7 @@ def _execute(
         except Exception as error:  # nbclient may stumble as well; others are to be graded yet
             return _line(f"execution failed ({type(error).__name__}: {error})")
         finally:
+            confinement.end(root)  # what it has started and left
             execution.drop_native_logs(notebook)
             for place, cell in enumerate(notebook.cells):
                 if cell.cell_type == "code" and place not in finished:  # a count: it was begun
@@ -541,9 +557,10 @@ def _members(name: str, file: Path, endings: tuple[str, ...]) -> Iterator[_Found
         if member.lower().endswith(".ipynb"):
             folder = member[: member.rfind("/") + 1]
             beside = {
-                other.removeprefix(folder): small[other]
-                for other in small
-                if other.startswith(folder) and not submission.leads_away(other)
+                within: content
+                for other, content in small.items()
+                if other.startswith(folder)
+                and not submission.leads_away(within := other.removeprefix(folder))
             }
             yield _Found(_line(called), content, beside)
             continue

@@ -22,11 +22,14 @@ import time
 import urllib.parse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
 from cifarlib import settings
+
+if TYPE_CHECKING:
+    from cifarlib import data
 
 try:
     import fcntl
@@ -50,6 +53,7 @@ _PASSED_ON = re.compile(
     r"|KERAS_BACKEND|CUDA_\w+|TF_\w+|XLA_\w+|JAX_\w+|\w+_NUM_THREADS"
 )
 _MARK = "CIFARLIB_CONFINED"
+LARGEST_LIMIT = 10**9  # of seconds, gibibytes and jobs; machines count no further
 
 _POLL_SECONDS = 0.2
 _FILE_BYTES = 2**30
@@ -112,6 +116,20 @@ def prepare(root: Path, decoded: Path, source: str | None = None) -> dict[str, s
     }
 
 
+def prepare_for(root: Path, description: "data.Description") -> dict[str, str]:
+    """Make the folders of a program that will find the data set which is described.
+
+    Args:
+        root: as `prepare` takes it.
+        description: as `data.describe` returns it.
+
+    Returns:
+        The program's environment.
+    """
+    source = "synthetic" if description.kind == "synthetic" else None
+    return prepare(root, Path(description.cache), source)
+
+
 def run(
     code: str,
     *arguments: object,
@@ -129,7 +147,8 @@ def run(
         root: as prepared.
         environment: as `prepare` returned it.
         seconds: after which it is killed.
-        num_bytes: of resident memory, of all its processes together, above which it is killed.
+        num_bytes: of resident memory, of it and all that descends from it together, above which
+            it is killed.
         stopped: ends it when set, for a user who does not want to wait.
 
     Returns:
@@ -160,7 +179,8 @@ def run(
                 return "stopped"
         return None
     finally:
-        _end(process, root)
+        end(root, process)
+        process.stdin.close()
 
 
 def obey(num_bytes: int) -> None:
@@ -210,15 +230,20 @@ def _memory(processes: Sequence[psutil.Process]) -> int:
     return total
 
 
-def _end(process: subprocess.Popen, root: Path) -> None:
-    """Kill a process, what descends from it, and what bears its mark.
+def end(root: Path, process: subprocess.Popen | None = None) -> None:
+    """Kill what has been started in an environment of `prepare`.
 
     A kernel has a process group of its own, and so may have what it starts; that is why no group
-    is killed. The mark is in the environment that processes inherit, and finds those whose
-    parents have gone.
+    is killed. A mark in the environment that processes inherit finds those whose parents have
+    gone.
+
+    Args:
+        root: as prepared.
+        process: the first of them, if it is a child of this process; what descends from it is
+            killed as well.
     """
     for _ in range(20):  # while one is killed, another may start a third
-        members = _family(process) if process.poll() is None else []
+        members = _family(process) if process and process.poll() is None else []
         for other in psutil.process_iter():
             with contextlib.suppress(psutil.Error, OSError):
                 if other.environ().get(_MARK) == str(root.resolve()):
@@ -228,10 +253,10 @@ def _end(process: subprocess.Popen, root: Path) -> None:
         for member in members:
             with contextlib.suppress(psutil.Error):
                 member.kill()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(1)
-        psutil.wait_procs([m for m in members if m.pid != process.pid], timeout=1)
-    process.stdin.close()
+        if process:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(1)
+        psutil.wait_procs([m for m in members if not process or m.pid != process.pid], timeout=1)
 
 
 def written_outside(root: Path) -> tuple[list[str], bool]:
@@ -239,7 +264,9 @@ def written_outside(root: Path) -> tuple[list[str], bool]:
 
     What is seen: what Python code in a kernel opens, renames or removes, wherever it is, and that
     is refused; and, whoever wrote it, what lies beside the working folder or in the home folder.
-    What another program, or a compiled library such as HDF5, writes elsewhere is not seen.
+    What another program, or a compiled library such as HDF5, writes elsewhere is not seen; nor are
+    pipes that are made there, and what is opened relative to a descriptor (``dir_fd``) is taken
+    for a name in the working folder: Python does not tell.
 
     Returns:
         Paths, the home folder as ``~``, and whether the kernel was watched from its start.
@@ -372,11 +399,14 @@ def _database(path) -> list[str | None]:
 _EVENTS = {
     "open": _opened,
     "os.chmod": lambda path, mode, descriptor: [_resolved(path, descriptor)],
+    "os.chown": lambda path, user, group, descriptor: [_resolved(path, descriptor)],
     "os.link": _both,
     "os.mkdir": _entry,
     "os.remove": _entry,
+    "os.removexattr": lambda path, attribute: [_resolved(path)],
     "os.rename": _both,
     "os.rmdir": _entry,
+    "os.setxattr": lambda path, attribute, value, flags: [_resolved(path)],
     "os.symlink": lambda source, target, descriptor: _entry(target, descriptor),
     "os.truncate": lambda path, length: [_resolved(path)],
     "os.utime": lambda path, times, ns, descriptor: [_resolved(path, descriptor)],

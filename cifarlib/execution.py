@@ -12,6 +12,7 @@ import signal
 import sys
 import tempfile
 import time
+import uuid
 from pathlib import Path
 from typing import BinaryIO
 
@@ -276,6 +277,7 @@ def execute_client(
         task.cancel()
 
     client.on_cell_start = listen_for_interrupt
+    client.skip_cells_with_tag = uuid.uuid4().hex  # none: every cell counts as executed
     try:
         client.execute(env=environment, stderr=log)
     except (Exception, asyncio.CancelledError) as error:
@@ -298,8 +300,8 @@ def drop_native_logs(notebook: nbformat.NotebookNode) -> None:
     """Remove what TensorFlow says of processor and graphics card whenever it starts."""
     for cell in notebook.cells:
         for shown in cell.get("outputs", ()):
-            if shown.get("name") == "stderr":
-                shown.text = _NATIVE_LOG.sub("", shown.text)
+            if shown.get("name") == "stderr":  # in lines, where a cell sends its own message
+                shown.text = _NATIVE_LOG.sub("", "".join(shown.text))
         if cell.cell_type == "code":
             cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr" or o.text.strip()]
 

@@ -73,16 +73,16 @@ def _assigned(notebook: nbformat.NotebookNode, variable: str) -> str | None:
             continue
         try:
             value = ast.literal_eval(told)
+            return str(value).strip() if isinstance(value, str | int) else ""
         except _NO_LITERAL:
             return ""
-        return str(value).strip() if isinstance(value, str | int) else ""
     return None
 
 
 # What IPython understands, and Python does not: %time, !ls, ?print.
 _MAGIC = re.compile(r"^\s*[%!?].*$", re.MULTILINE)
 
-# Of code that is none, holds a zero byte, or is nested too deep.
+# Of code that is none, holds a zero byte, is nested too deep, or has a number too long to print.
 _NO_LITERAL = (SyntaxError, ValueError, TypeError, RecursionError, MemoryError)
 
 

@@ -24,9 +24,8 @@ from cifarlib.submission import MANIFEST, NOTEBOOKS
 
 SECONDS = 900
 GIBIBYTES = 6
-LARGEST_LIMIT = 10**9  # of seconds, gibibytes and jobs; machines count no further
 
-_RUNNING = "running"
+_RUNNING, _NO_NOTEBOOK = "running", "cannot be executed"  # beginnings of a status
 _OUTCOME_BYTES = 2**20
 _WORKER = """\
 import sys
@@ -123,8 +122,8 @@ def verify(
         InputError: if there is no zip, or a limit makes no sense.
     """
     for option, value in (("--timeout", seconds), ("--memory", gibibytes), ("--jobs", num_jobs)):
-        if not 0 < value <= LARGEST_LIMIT:
-            expected = f"a number above 0, at most {LARGEST_LIMIT:,}"
+        if not 0 < value <= confinement.LARGEST_LIMIT:
+            expected = f"a number above 0, at most {confinement.LARGEST_LIMIT:,}"
             raise InputError(option, expected, str(value), "Leave it out.")
     archives = containers.named_files(paths, (".zip",), "a zip")
     description = data.describe() if is_executed else None
@@ -202,8 +201,7 @@ def _judge(
         prefix="cifarlib-verify-", ignore_cleanup_errors=True
     ) as temporary:
         root = Path(temporary).resolve()
-        source = "synthetic" if description.kind == "synthetic" else None
-        environment = confinement.prepare(root, Path(description.cache), source)
+        environment = confinement.prepare_for(root, description)
         submission.place(root / confinement.WORK, handed.contents)
         ended = confinement.run(
             _WORKER,
@@ -220,7 +218,7 @@ def _judge(
     executed = _told(outcomes, ended, handed.notebooks)
     verdict = verdict._replace(
         executed=executed,
-        is_watched=is_watched or not outcomes,
+        is_watched=is_watched or all(o["status"].startswith(_NO_NOTEBOOK) for o in outcomes),
         outside=tuple(execution.plain(place, 100) for place in outside),
     )
     remarks = [] if verdict.is_watched else ["its writing was not watched"]
@@ -318,7 +316,7 @@ def _execute(path: Path) -> dict[str, str | int]:
     except execution.CellError as error:
         return {"status": submission.told_error(error)}
     except Exception as error:  # whatever somebody has made of a notebook
-        return {"status": f"cannot be executed: {type(error).__name__}"}
+        return {"status": f"{_NO_NOTEBOOK}: {type(error).__name__}"}
     execution.remove_paths(notebook)
     shown = [checks.shown(cell) for cell in cells]
     num_differing = sum(map(str.__ne__, handed_in, shown))

@@ -5,6 +5,7 @@ import csv
 import io
 import itertools
 import json
+import math
 import os
 import re
 import shutil
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import nbclient
 import nbformat
+import psutil
 import pytest
 
 import cifarlib
@@ -791,6 +793,70 @@ def test_a_name_that_no_disk_takes_does_not_keep_others_from_being_graded(tmp_pa
     assert graded.points == 0
 
 
+def zipped(tmp_path: Path, **contents: str) -> Path:
+    """Write a zip with members by their names, in which ``__`` stands for a slash."""
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for name, content in contents.items():
+            archive.writestr(name.replace("__", "/"), content)
+    return tmp_path / "a.zip"
+
+
+def test_no_file_beside_a_notebook_is_written_elsewhere(tmp_path):
+    """Of a name such as ``ada//tmp/evil.py``, what comes behind the notebook's folder counts."""
+    notebook = nbformat.writes(answers("01_data_processing", find_leaks="import mine"))
+    elsewhere = f"{tmp_path.resolve().as_posix().strip('/')}/escaped/evil.py"
+    contents = {"ada/a.ipynb": notebook, f"ada//{elsewhere}": "", "ada/mine.py": ""}
+    (found,) = assignments._contents("a.zip", zipped(tmp_path, **contents))
+    assert list(found.helpers) == ["mine.py"]
+
+
+def test_whatever_a_notebook_makes_us_stumble_over_the_next_one_is_graded(tmp_path, monkeypatch):
+    def grade_one(found, *_):
+        if found.name == "a.ipynb":
+            raise ZeroDivisionError("of a kind that nobody has thought of")
+        return assignments.Graded(found.name, "01_data_processing", (), "")
+
+    monkeypatch.setattr(assignments, "_grade", grade_one)
+    for name in ("a", "b"):
+        nbformat.write(answers("01_data_processing"), tmp_path / f"{name}.ipynb")
+    first, second = assignments.grade([tmp_path])
+    assert first.problem.startswith("could not be graded (ZeroDivisionError: of a kind")
+    assert (first.submission, first.points, second.problem) == ("a.ipynb", 0, "")
+
+
+PRYING = """
+import os, pathlib, subprocess, sys
+assert "secret" not in os.environ.values()
+kernel = get_ipython().kernel
+in_lines = {{"name": "stderr", "text": ["as Jupyter ", "allows it"]}}
+kernel.session.send(kernel.iopub_socket, "stream", in_lines, parent=kernel.get_parent("shell"))
+decoded = next(pathlib.Path(os.environ["CIFARLIB_CACHE"], "decoded").iterdir())
+for folder in (pathlib.Path({outside!r}), decoded):
+    try:
+        (folder / "mine").write_text("mine")
+    except PermissionError:
+        continue
+    raise AssertionError(folder)
+sleep = [sys.executable, "-c", "import time; time.sleep(1000)", {mark!r}]
+subprocess.Popen(sleep, start_new_session=True)
+"""
+
+
+def test_a_submission_sees_no_secrets_writes_nowhere_else_and_leaves_nothing_running(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("GITHUB_TOKEN", "secret")
+    mark = f"left by {tmp_path}"
+    notebook = answers("01_data_processing")
+    cell = solution_cells(notebook)["find_leaks"]  # which earns nothing if this fails
+    cell.source = PRYING.format(outside=str(tmp_path), mark=mark) + cell.source
+    graded = grade(tmp_path, notebook)
+    assert (graded.problem, lost(graded), graded.points) == ("", {}, 17)
+    left = [process.info["cmdline"] for process in psutil.process_iter(["cmdline"])]
+    assert not any(mark in (words or ()) for words in left)
+    assert not (tmp_path / "mine").exists()
+
+
 def test_a_zip_may_hold_the_zips_of_a_class_and_what_notebooks_need(tmp_path):
     """As a learning platform packs what `cifarlib submit` has made, beside loose notebooks."""
     notebook = answers("01_data_processing")
@@ -873,6 +939,11 @@ def test_no_time_at_all_is_bad_input(tmp_path):
     for limit in ("cell_seconds", "total_seconds"):
         with pytest.raises(InputError, match="more than 0"):
             grade(tmp_path, nbformat.v4.new_notebook(), **{limit: 0})
+
+
+def test_all_the_time_in_the_world_is_bad_input(tmp_path):
+    with pytest.raises(InputError, match="at most 1,000,000,000, found inf"):
+        grade(tmp_path, nbformat.v4.new_notebook(), cell_seconds=math.inf)
 
 
 def test_the_table_tells_points_by_task_and_why_some_were_not_given():

@@ -200,11 +200,17 @@ OUTSIDE = (
     "os.truncate(outside + '/there', 0)",
     "os.chmod(outside + '/there', 0o777)",
     "os.utime(outside + '/there')",
+    "os.chown(outside + '/there', -1, -1)",
     "os.rmdir(outside)",
     "shutil.rmtree(outside)",
     "sqlite3.connect(outside + '/database')",
     "sqlite3.connect('file:' + outside + '/other?mode=rwc', uri=True)",
 )
+if hasattr(os, "setxattr"):  # on Linux
+    OUTSIDE += (
+        "os.setxattr(outside + '/there', 'user.mark', b'1')",
+        "os.removexattr(outside + '/there', 'user.mark')",
+    )
 INSIDE = (
     "open('inside', 'w').close(); os.rename('inside', 'renamed'); os.remove('renamed')",
     "open(outside + '/there').read()",

@@ -201,6 +201,19 @@ def test_what_a_submission_leaves_is_read_with_care(hand_in, monkeypatch, ended,
     assert not verdict.is_fine
 
 
+def test_a_notebook_that_is_none_has_no_kernel_that_could_be_watched(hand_in, monkeypatch):
+    path = hand_in("a", "x = 1")
+    outcome = {**OUTCOME, "status": "cannot be executed: NotJSONError"}
+
+    def run(*_, root, **__):
+        (root / confinement.RESULT).write_text(json.dumps([outcome]))
+
+    monkeypatch.setattr(confinement, "run", run)
+    (verdict,) = verification.verify([path])
+    assert verdict.executed == outcome["status"] and not verdict.is_fine
+    assert "its writing was not watched" not in verdict.remarks
+
+
 def test_a_profile_that_is_none_is_not_taken_for_the_full_one(hand_in, monkeypatch):
     monkeypatch.setattr(confinement, "run", lambda *_, **__: None)
     (verdict,) = verification.verify([hand_in("a", "x = 1", profile="forged")])
