@@ -20,6 +20,9 @@ from cifarlib import chapters, colab, files
 from cifarlib.chapters import title_and_promise
 from cifarlib.errors import InputError
 
+FIRST = "index.html"
+_FIRST_TITLE = "cifarlib: the chapters"
+
 _STYLE = """
 :root { color-scheme: light; }
 body { margin: 0; font: 17px/1.55 system-ui, sans-serif; color: #1c2430; background: #f6f7f9; }
@@ -78,9 +81,18 @@ def write(folder: Path, description: str) -> Path:
         following = finished[index + 1] if index + 1 < len(finished) else None
         page = _chapter_page(notebook, previous, following, stems)
         files.write_text(path.with_suffix(".html"), page)
-    index_page = folder / "index.html"
+    index_page = folder / FIRST
     files.write_text(index_page, _first_page(finished, description))
     return index_page
+
+
+def is_first_page(path: Path) -> bool:
+    """Tell whether a file is the first page of a report, not somebody else's."""
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            return f"<title>{_FIRST_TITLE}</title>" in file.read(1000)
+    except OSError:
+        return False
 
 
 def cover(notebook: nbformat.NotebookNode) -> tuple[str, str] | None:
@@ -130,7 +142,7 @@ def _first_page(finished: list[tuple[Path, nbformat.NotebookNode]], description:
         )
     kind = ' class="synthetic"' if "(synthetic)" in description else ' class="facts"'
     return page(
-        "cifarlib: the chapters",
+        _FIRST_TITLE,
         f"<h1>Image classification by doing it</h1><p{kind}>{html.escape(description)}</p>"
         f"{''.join(cards)}",
     )
@@ -144,7 +156,7 @@ def _chapter_page(notebook: nbformat.NotebookNode, previous, following, stems: s
         if cell.cell_type == "markdown":  # links to chapters and to pages of theirs lead there
             cell.source = re.sub(r"\[([^\]]+)\]\((\d\d_\w+)\.ipynb\)", lead, cell.source)
             cell.source = re.sub(r"\(\.\./build/(\w+\.html)\)", r"(\1)", cell.source)
-    links = ['<a href="index.html">All chapters</a>']
+    links = [f'<a href="{FIRST}">All chapters</a>']
     if previous:
         links.insert(0, f'<a href="{previous[0].stem}.html">← {_title(previous[1])}</a>')
     if following:
@@ -167,11 +179,13 @@ def notebook_page(
 ) -> str:
     """Return an executed notebook as a page that needs no other file and no network.
 
+    But for pictures in its text that are elsewhere.
+
     Args:
         notebook: as `execution.execute` leaves it.
         title: plain text, shown by the browser.
         header: HTML that comes before the notebook.
-        folder: where the pictures are that its text shows.
+        folder: below which the pictures of its text are put into the page.
     """
     notebook = copy.deepcopy(notebook)
     for cell in notebook.cells:  # the badge's picture is elsewhere
@@ -186,6 +200,11 @@ def notebook_page(
     page = page.replace("</head>", f"{_PAGE_STYLE}</head>", 1)
     # A function, so that backslashes in the chapter are left alone.
     return re.sub(r"<body[^>]*>", lambda match: match[0] + header, page, count=1)
+
+
+def shows_others(page: str) -> bool:
+    """Tell whether a page shows pictures that are not in it."""
+    return re.search(r'<img\b[^>]*\bsrc="(?!data:)', page) is not None
 
 
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")

@@ -33,6 +33,7 @@ from cifarlib.chapters import Chapter
 from cifarlib.errors import CifarlibError, InputError
 
 _UNFINISHED = ".unfinished"  # in a folder of copies, until all are there
+_SUFFIXES = ".ipynb", ".html"  # of what is written for a chapter
 
 
 class ChapterError(CifarlibError):
@@ -78,8 +79,10 @@ def run(
     if output == selected[0].path.parent.resolve():
         advice = "Choose another with --output; --record writes outputs into the chapters."
         raise InputError(output, "a folder of its own", "that of the chapters", advice)
-    is_of_a_run = any((output / name).exists() for name in (_UNFINISHED, "index.html"))
-    theirs = [chapter.path.name for chapter in selected if (output / chapter.path.name).exists()]
+    is_of_a_run = (output / _UNFINISHED).exists() or report.is_first_page(output / report.FIRST)
+    stems = [chapter.path.stem for chapter in selected]
+    written = [report.FIRST, *(f"{stem}{suffix}" for stem in stems for suffix in _SUFFIXES)]
+    theirs = [name for name in written if (output / name).exists()]
     if theirs and not is_of_a_run:
         advice = "It would be written over; choose another folder with --output."
         raise InputError(output, "a folder of its own", f"{theirs[0]}, by somebody else", advice)

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -399,6 +400,29 @@ def test_notebooks_that_no_run_has_written_are_not_written_over(checkout):
         running.run(output=mine)
     assert (mine / "01_a.ipynb").read_bytes() == before
     assert [path.name for path in mine.iterdir()] == ["01_a.ipynb"]
+
+
+@pytest.mark.parametrize("name", ["index.html", "01_a.html"])
+def test_pages_that_no_run_has_written_are_not_written_over(checkout, name):
+    root = checkout(_01_a=["print(1)"])
+    (root / "mine").mkdir()
+    (root / "mine" / name).write_text("<title>my own page</title>")
+    with pytest.raises(InputError, match=f"found {re.escape(name)}, by somebody else"):
+        running.run(output=root / "mine")
+    assert [path.name for path in (root / "mine").iterdir()] == [name]
+    running.run(output=root / "other")
+    running.run(output=root / "other")  # those of a run are
+
+
+def test_no_tag_keeps_a_cell_from_being_executed(checkout):
+    root = checkout(_01_a=["print(1)", "1 / 0"])
+    path = root / "notebooks" / "01_a.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    for cell in notebook.cells:
+        cell.metadata["tags"] = ["skip-execution"]
+    nbformat.write(notebook, path)
+    with pytest.raises(running.ChapterError, match="ZeroDivisionError"):
+        running.run()
 
 
 def test_a_failed_chapter_is_not_reported_with_the_facts_of_its_recording(checkout):
