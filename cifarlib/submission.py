@@ -197,6 +197,13 @@ def _gather(path: Path) -> _Material:
         advice = "Windows would take that for another place; rename it."
         found = f"one that begins with {PureWindowsPath(unfit).anchor!r}"
         raise InputError(unfit, "a name that every system takes", found, advice)
+    for name, notebook in notebooks.items():
+        try:
+            _written(notebook)
+        except UnicodeEncodeError as error:
+            found = f"half a character, {error.object[error.start]!r}"
+            advice = "Delete it in the notebook; its other half is missing."
+            raise InputError(execution.plain(name, 80), "text", found, advice) from error
     for name in (*notebooks, *helpers):
         if name != name.encode(errors="replace").decode():  # bytes that are no text, from Linux
             told = execution.plain(name, 80)
@@ -223,7 +230,13 @@ def _target(output: str | Path | None, title: str, student: dict[str, str]) -> P
     target = Path(output) if output else Path(f"{stem}.zip")
     if target.suffix.lower() != ".zip":  # --verify would not find it in a folder
         raise InputError("--output", "a name that ends in .zip", str(output), "Add it.")
-    if target.exists():
+    try:
+        is_taken = target.exists()
+    except OSError as error:  # a name that is too long, say
+        told = execution.plain(target, 80)
+        advice = "Choose another with --output."
+        raise InputError(told, "a name to write to", f"{error.strerror}", advice) from error
+    if is_taken:
         raise _taken(target)
     is_folder = target.parent.is_dir()
     if not is_folder or not os.access(target.parent, os.W_OK):
@@ -324,6 +337,8 @@ def _pages(
             remarks.append(f"No page of {file}: {execution.plain(told, 200)}")
             continue
         pages[f"{stem}.html"] = page.encode()
+        if report.shows_others(page):
+            remarks.append(f"The page of {file} shows pictures that are not in it, but elsewhere.")
         if report.browser():
             if pdf := report.printed(page):
                 pages[f"{stem}.pdf"] = pdf

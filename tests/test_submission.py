@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import signal
+import sys
 import zipfile
 from pathlib import Path
 
@@ -264,6 +265,36 @@ def test_pictures_beside_a_notebook_are_in_its_page(tmp_path, build, executed, t
     (tmp_path / "task" / "frog.png").write_bytes(build.image_file(tiny[0].images[0]))
     page = contents(submission.submit("task").path)["pages/a.html"]
     assert b'src="frog.png"' not in page and b"data:image/png;base64," in page
+
+
+def test_pictures_from_elsewhere_are_told(build, executed, tmp_path):
+    cell = nbformat.v4.new_markdown_cell("![a frog](https://example.org/frog.png)")
+    cells = [cell, nbformat.v4.new_code_cell(WHO)]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "a.ipynb")
+    made = submission.submit("a.ipynb")
+    told = "The page of a.ipynb shows pictures that are not in it, but elsewhere."
+    assert told in made.remarks and made.path
+
+
+def test_half_a_character_is_told_with_its_notebook(write_notebook, executed):
+    path = write_notebook("a.ipynb", WHO, "print('XX')")
+    path.write_text(path.read_text().replace("XX", "\\ud83d"))
+    with pytest.raises(InputError, match=r"a\.ipynb: expected text, found half a character"):
+        submission.submit(path)
+
+
+def test_a_number_too_long_for_a_name_is_told_before_the_work(write_notebook, executed):
+    path = write_notebook("a.ipynb", WHO.replace("12", "1" * 300))
+    if sys.version_info < (3, 14):  # newer ones find out when they write
+        with pytest.raises(InputError, match="expected a name to write to, found File name too"):
+            submission.submit(path)
+        assert not executed
+
+
+def test_a_number_that_nobody_can_print_is_missing(write_notebook, executed):
+    path = write_notebook("a.ipynb", 'STUDENT_NAME = "Ada"', f"STUDENT_ID = 0x{'f' * 4000}")
+    (problem,) = submission.submit(path).problems
+    assert "STUDENT_ID is empty or no text" in problem
 
 
 def test_a_pdf_is_added_where_a_browser_prints(write_notebook, executed, monkeypatch):
