@@ -5,6 +5,7 @@ imported by the command that needs them, so that ``cifarlib --help`` answers at 
 """
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -32,12 +33,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options, options.rest = parser.parse_known_args(arguments)
     if options.rest and options.command not in (_train, _tune):
         options.parser.error(f"unrecognized arguments: {' '.join(options.rest)}")
-    debug = getattr(options, "debug", False)
     warnings.showwarning = _show_warning
+    return _after_output(_run_command(options))
+
+
+def _run_command(options: argparse.Namespace) -> int:
+    """Run a command, and say in a line what went wrong."""
+    debug = getattr(options, "debug", False)
     try:
         options.command(options)
-        if sys.stdout:
-            sys.stdout.flush()  # so that a closed pipe shows here, not at exit
         return 0
     except KeyboardInterrupt:
         continued = dict.fromkeys((_data_fetch, _data_info, _run, _tune), "continues")
@@ -46,7 +50,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"cifarlib: interrupted; the same command {told}.", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `cifarlib data info | head -1` is no error
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except CifarlibError as error:
         if debug:
@@ -64,8 +67,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
+def _after_output(status: int) -> int:
+    """Write out what was printed, here and not at exit, where an error would take more than a line.
+
+    Returns:
+        The exit status: the one given, or 1 if what was printed could not be written.
+    """
+    if not sys.stdout:
+        return status
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        # What is left of it would fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError) and status == 0:
+            print(f"cifarlib: standard output: {error.strerror}", file=sys.stderr)
+            return 1
+    return status
+
+
+def _show(text: object) -> None:
+    """Print what a command has found; that nobody reads it must not change its exit status."""
+    with contextlib.suppress(BrokenPipeError):
+        print(text)
+
+
 def _show_warning(message, category, filename, line_number, file=None, line=None) -> None:
     print(f"cifarlib: {message}", file=sys.stderr)
+
+
+_NO_SANDBOX = (
+    " THE LIMITS ARE NO SANDBOX: what was handed in runs with your rights, so use a container or"
+    " virtual machine for people you do not trust."
+)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -162,8 +196,7 @@ def _parser() -> argparse.ArgumentParser:
         " filled, and no file be named by a folder of one machine. If something is missing, no"
         " zip is written, so that nobody hands in a broken notebook by mistake; --incomplete"
         " writes one that says so. With --verify: checksums, and every notebook executed again in"
-        " the quick profile, with limits. THE LIMITS ARE NO SANDBOX: what was handed in runs with"
-        " your rights, so use a container or virtual machine for people you do not trust. A"
+        f" the quick profile, with limits.{_NO_SANDBOX} A"
         " write outside its folder is refused and told if Python code of the notebook makes it;"
         " what another program, or a compiled library such as HDF5, writes is seen only beside"
         " the folder or in its (substitute) home folder."
@@ -266,6 +299,7 @@ def _parser() -> argparse.ArgumentParser:
         "grade submitted notebooks by the tests of the sources, without a database",
         "cifarlib assignment grade submissions",
     )
+    grade.description += _NO_SANDBOX
     grade.add_argument(
         "paths",
         nargs="+",
@@ -368,9 +402,9 @@ def _verify(options: argparse.Namespace) -> None:
     )
     if options.json:
         told = [{**verdict._asdict(), "is_fine": verdict.is_fine} for verdict in verdicts]
-        print(json.dumps(told, indent=2))
+        _show(json.dumps(told, indent=2))
     else:
-        print(verification.table(verdicts))
+        _show(verification.table(verdicts))
     if num_others := sum(not verdict.is_fine for verdict in verdicts):
         raise CifarlibError(f"{num_others} of {len(verdicts)} submissions need to be looked into.")
 
@@ -455,9 +489,9 @@ def _assignment_grade(options: argparse.Namespace) -> None:
             print(f"{one.submission}: {one}", file=sys.stderr)
     finally:  # an interruption does not take away what has been graded
         if graded and options.json:
-            print(json.dumps([one.as_json() for one in graded], indent=2))
+            _show(json.dumps([one.as_json() for one in graded], indent=2))
         elif graded:
-            print(assignments.table(graded))
+            _show(assignments.table(graded))
     if all(one.assignment is None for one in graded):
         raise CifarlibError(f"none of {len(graded)} files could be graded.")
 
