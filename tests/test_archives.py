@@ -2,6 +2,7 @@
 
 import functools
 import gzip
+import hashlib
 import io
 import os
 import pickle
@@ -233,6 +234,26 @@ def test_archive_with_the_published_hash_is_official(
     path = build.pack(tmp_path / "renamed.tar.gz", getattr(build, layout)(*official))
     monkeypatch.setitem(archives.OFFICIAL_SHA256, f"cifar-10-{layout}.tar.gz", sha256(path))
     assert archives.read(path).kind == "official"
+
+
+def test_unpacked_batches_are_official_if_each_has_the_published_hash(
+    tmp_path, build, official, monkeypatch
+):
+    folder = build.pack(tmp_path / "cifar-10-batches-py", build.python(*official))
+    assert archives.read(folder).kind == "copy"
+    for batch in archives.BATCHES:
+        md5 = hashlib.md5(next(folder.rglob(batch)).read_bytes()).hexdigest()
+        monkeypatch.setitem(archives.OFFICIAL_BATCH_MD5, batch, md5)
+    found = archives.read(folder)
+    assert (found.kind, found.sha256) == ("official", None)
+    monkeypatch.setitem(archives.OFFICIAL_BATCH_MD5, "test_batch", "0" * 32)
+    assert archives.read(folder).kind == "copy"
+
+
+def test_the_published_hashes_of_batches_are_six_different_ones():
+    assert tuple(archives.OFFICIAL_BATCH_MD5) == archives.BATCHES
+    assert len({*archives.OFFICIAL_BATCH_MD5.values()}) == 6
+    assert all(re.fullmatch("[0-9a-f]{32}", md5) for md5 in archives.OFFICIAL_BATCH_MD5.values())
 
 
 def test_published_hashes_are_those_of_the_assignment():
