@@ -550,7 +550,107 @@ RIGHT = {
     "build_network": SPECIFIED,
     "sign_flip_p": SIGN_FLIP,
 }
+FIND_LEAKS = """
+def find_leaks(train_pictures, held_out):
+    known = {view(p).tobytes() for p in train_pictures for view in (np.asarray, np.fliplr)}
+    return [place for place, p in enumerate(held_out) if p.tobytes() in known]
+"""
+COUNT_UNEQUAL = """
+from PIL import Image
+
+def count_unequal(convert, pictures):
+    theirs = [np.asarray(Image.fromarray(picture).convert("L")) for picture in pictures]
+    return len(pictures), int((np.array(theirs) != convert(pictures)).sum())
+"""
+TUNE = """
+def tune_by_layer(score, start, choices):
+    best, tried = dict(start), [[dict(start), score(dict(start))]]
+    highest = tried[0][1]
+    for name, values in choices.items():
+        for value in values:
+            settings = {**best, name: value}
+            if settings in [told for told, _ in tried]:
+                continue
+            tried.append([settings, score(settings)])
+            if tried[-1][1] > highest:
+                best, highest = settings, tried[-1][1]
+    return best, tried
+"""
+NESTED = """
+def build_network(channels):
+    def convolution(filters, **settings):
+        return layers.Conv2D(filters, 3, padding="same", **settings)
+
+    normalised = [layers.BatchNormalization(momentum=0.9), layers.ReLU(), layers.MaxPooling2D()]
+    first = [layers.Rescaling(1 / 255), *(convolution(16, activation="relu") for _ in range(2))]
+    return keras.Sequential([
+        keras.Input((32, 32, channels)),
+        keras.Sequential([*first, layers.MaxPooling2D()]),
+        keras.Sequential([convolution(32, use_bias=False), *normalised]),
+        layers.GlobalAveragePooling2D(),
+        layers.Dense(10),
+    ])
+"""
+RIGHT_TOO = [
+    ("one_against_rest", ONE_AGAINST_REST.replace("1, -1)", "label, -1)")),
+    ("one_against_rest", ONE_AGAINST_REST.replace("1, -1)", "2, 1)")),
+    ("one_against_rest", ONE_AGAINST_REST.replace("1, -1)", "'yes', 'no')")),
+    ("build_network", NESTED),
+    ("tune_by_layer", TUNE),
+    ("find_leaks", FIND_LEAKS),
+    ("count_unequal", COUNT_UNEQUAL),
+]
 LOOKS_RIGHT = [
+    (
+        "find_leaks",
+        FIND_LEAKS.replace("view(p).", "view(p)[0].").replace("p.to", "p[0].to"),
+        "last",
+    ),
+    (
+        "find_leaks",
+        FIND_LEAKS.replace("np.fliplr", "np.fliplr, np.rot90").replace(
+            "np.rot90", "lambda p: p[::-1, ::-1]"
+        ),
+        "turned",
+    ),
+    ("find_leaks", FIND_LEAKS.replace("np.fliplr", "np.fliplr, lambda p: p[..., ::-1]"), "colours"),
+    ("standardize_pixels", STANDARDIZE.replace("1 / 255]", "0.05]"), "only below 1/255"),
+    ("standardize_pixels", STANDARDIZE.replace("1 / 255]", "1 / 1000]"), "below 1/255"),
+    (
+        "count_unequal",
+        COUNT_UNEQUAL.replace(
+            "convert(pictures)", "[convert(pictures)[i] for i in range(len(theirs))]"
+        ),
+        "called once",
+    ),
+    *(
+        ("gain_over_default", GAIN.replace('np.argmin(results["rank_test_score"])', wrong), "folds")
+        for wrong in (
+            "scores[0].argmax()",
+            "scores.min(axis=0).argmax()",
+            "np.median(scores, axis=0).argmax()",
+        )
+    ),
+    (
+        "one_against_rest",
+        ONE_AGAINST_REST.replace("np.where(y == label, 1, -1)", "y"),
+        "as scikit",
+    ),
+    ("one_against_rest", ONE_AGAINST_REST.replace("y == label, 1", "y == 9 - label, 1"), "as sci"),
+    (
+        "forest_grid",
+        "def forest_grid():\n    return {'n_estimators': [100, 0], 'max_depth': [None, 3]}",
+        "one tree",
+    ),
+    ("shade", RIGHT["shade"].replace("0.7, 1.3", "0.75, 1.25"), "no less"),
+    (
+        "shade",
+        RIGHT["shade"].replace(
+            "0.7, 1.3, seed=self.seeds)",
+            "-3.1416, 3.1416, seed=self.seeds)\n        factors = 1 + 0.3 * keras.ops.sin(factors)",
+        ),
+        "evenly",
+    ),
     ("gray_by_hand", GRAY.replace("shares[i]", "(0.299, 0.587, 0.114)[i]"), "that are given"),
     ("gray_by_hand", GRAY.replace("+ 32768", ""), "known colours"),
     (
@@ -672,6 +772,11 @@ def check_answer(task: str, code: str) -> None:
 @pytest.mark.parametrize("task", RIGHT)
 def test_right_answers_may_be_written_in_another_way(task):
     check_answer(task, RIGHT[task])
+
+
+@pytest.mark.parametrize(("task", "code"), RIGHT_TOO)
+def test_right_answers_of_other_kinds_are_right(task, code):
+    check_answer(task, code)
 
 
 @pytest.mark.parametrize(("task", "code", "reason"), LOOKS_RIGHT)
