@@ -15,11 +15,12 @@ import gzip
 import hashlib
 import io
 import pickle
+import pickletools
 import re
 import tarfile
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -170,7 +171,7 @@ def write_binary(
 
     # Named after the file, but never as what is hidden, which nobody would read.
     stem = re.sub(r"(\.tar\.gz|\.tgz)$", "", path.name).replace("binary", "batches-bin")
-    folder = stem.lstrip(".") or "cifar-10-batches-bin"
+    folder = stem.lstrip(".")[:100] or "cifar-10-batches-bin"  # a tar takes no longer one
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with (
@@ -280,11 +281,12 @@ def _parse_binary_batch(where: str, content: bytes) -> Split:
 
 def _parse_python_batch(where: str, content: bytes) -> Split:
     try:
+        _check_memo(content)
         batch = _ArrayUnpickler(io.BytesIO(content), encoding="bytes").load()
         # Keys are bytes in the official files, which Python 2 wrote.
         batch = {str(k, "ascii") if isinstance(k, bytes) else k: v for k, v in batch.items()}
         planes, labels = (
-            value.array if isinstance(value, _PickledArray) else np.asarray(value)
+            value.array if isinstance(value, _PickledArray) else _whole_numbers(value)
             for value in (batch["data"], batch["labels"])
         )
     except Exception as error:  # a damaged pickle can raise anything
@@ -295,6 +297,23 @@ def _parse_python_batch(where: str, content: bytes) -> Split:
         found = f"{planes.dtype} {planes.shape} and {labels.dtype} {labels.shape}"
         raise InputError(where, "uint8 data (n, 3072) and labels (n,)", found, GET_ANOTHER)
     return _to_split(where, planes, labels)
+
+
+def _check_memo(content: bytes) -> None:
+    """Refuse a pickle that numbers what it remembers otherwise than in turn.
+
+    The unpickler would make room for as many as the highest number tells.
+    """
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(content)):
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > count:
+            raise pickle.UnpicklingError(f"a memo of {argument:,} entries")
+
+
+def _whole_numbers(value: Any) -> np.ndarray:
+    """Return a list as an array; one of lists could hold the same one many times over."""
+    if type(value) is not list or not all(type(number) is int for number in value):
+        raise pickle.UnpicklingError("neither an array nor a list of whole numbers")
+    return np.array(value)
 
 
 class _ArrayUnpickler(pickle.Unpickler):

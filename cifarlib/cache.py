@@ -95,12 +95,7 @@ def store(folder: Path, train: Split, test: Split, about: dict[str, Any]) -> Non
     """
     num_bytes = sum(array.nbytes for split in (train, test) for array in split)
     temporary, old = (folder.with_name(f".{folder.name}.{age}") for age in ("new", "old"))
-
-    def keep_old() -> None:
-        if old.is_dir() and not folder.exists():
-            old.replace(folder)
-
-    keep_old()
+    _keep_old(folder)
     for left in (temporary, old):  # by a program that was killed
         shutil.rmtree(left, ignore_errors=True)
     try:
@@ -117,7 +112,7 @@ def store(folder: Path, train: Split, test: Split, about: dict[str, Any]) -> Non
         shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        keep_old()
+        _keep_old(folder)
         # NumPy reports a short write without a number.
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None):
             raise
@@ -127,6 +122,21 @@ def store(folder: Path, train: Split, test: Split, about: dict[str, Any]) -> Non
             f"{shutil.disk_usage(folder.parent).free:,} ({error.strerror or error})",
             "Free some space, or set CIFARLIB_CACHE to a folder on another disk.",
         ) from error
+
+
+def put_back(parent: Path) -> None:
+    """Give folders their names again that a program was replacing when it was killed."""
+    for old in parent.glob(".*.old"):
+        folder = parent / old.name.removeprefix(".").removesuffix(".old")
+        if not folder.exists():
+            with locked(folder):
+                _keep_old(folder)
+
+
+def _keep_old(folder: Path) -> None:
+    old = folder.with_name(f".{folder.name}.old")
+    if old.is_dir() and not folder.exists():
+        old.replace(folder)
 
 
 def about(folder: Path) -> dict[str, Any] | None:

@@ -50,7 +50,13 @@ _DAMAGED = (
     ValueError,  # tar: an entry of a header that is no number, or no text
     struct.error,  # zip: an end record without its end
 )
-_STREAMS = {b"\x1f\x8b": gzip.open, b"\xfd7zXZ\x00": lzma.open, b"BZh": bz2.open}
+# First bytes; a tar begins with a name, which may be PK or BZh as well.
+_ZIP = (b"PK\3\4", b"PK\5\6", b"PK\7\b")
+_STREAMS = {
+    b"\x1f\x8b": gzip.open,
+    b"\xfd7zXZ\x00": lzma.open,
+    **{b"BZh%d1A" % level: bz2.open for level in range(1, 10)},
+}
 
 
 def read_members(
@@ -82,7 +88,7 @@ def read_members(
         with path.open("rb") as file:
             magic = file.read(6)
             file.seek(0)
-            if magic.startswith(b"PK"):
+            if magic.startswith(_ZIP):
                 return dict(_zip_members(path, file, is_wanted, account))
             opener = next((o for m, o in _STREAMS.items() if magic.startswith(m)), None)
             with opener(file) if opener else file as stream:
@@ -138,6 +144,8 @@ def files_in(folder: Path) -> list[tuple[str, os.stat_result]]:
             path = Path(parent, name)
             try:
                 info = path.stat()
+            except PermissionError as error:
+                raise forbidden(error) from error
             except OSError as error:
                 if error.errno not in (errno.ENOENT, errno.ELOOP):
                     raise
@@ -194,6 +202,10 @@ def _zip_members(
                 _refuse(path, info.filename, "two members of one name")
             names.add(info.filename)
             account.admit(info.filename, info.file_size)
+            if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                # Of the others zipfile unpacks all there is before it counts.
+                found = f"method {info.compress_type}: {info.filename!r}"
+                raise InputError(path, "a zip packed as usual (deflate)", found, "Pack it again.")
             # Read even if it is not wanted: only reading compares the directory with the file,
             # and a flipped bit in a name must not make a member disappear.
             # Not archive.read, which would unpack whatever is there before it counts.
@@ -232,6 +244,7 @@ def _tar_members(
             raise tarfile.ReadError("something follows the end mark")
 
 
+_MAX_NAME_BYTES = 2**16
 _NAME_TYPES = (
     *tarfile.GNU_TYPES,
     tarfile.XHDTYPE,
@@ -250,9 +263,12 @@ class _StrictTarInfo(tarfile.TarInfo):
     @classmethod
     def frombuf(cls, buf, encoding, errors):
         header = super().frombuf(buf, encoding, errors)
-        # The content of these is a long name, which tarfile reads whole before it tells anyone.
-        if header.type in _NAME_TYPES and header.size > MAX_MEMBER_BYTES:
+        # The content of these is a long name, which tarfile reads whole before it tells anyone,
+        # and of several in a row it keeps all.
+        if header.type in _NAME_TYPES and header.size > min(_MAX_NAME_BYTES, MAX_MEMBER_BYTES):
             raise tarfile.ReadError(f"a name of {header.size:,} bytes")
+        if header.size < 0:
+            raise tarfile.ReadError(f"a member of {header.size:,} bytes")
         return header
 
     @classmethod
@@ -278,6 +294,8 @@ class _Account:
         """Count a member, or raise InputError if it is too much or points outside."""
         if PurePosixPath(name).is_absolute() or ".." in name.replace("\\", "/").split("/"):
             _refuse(self.path, name, "a name that points outside the archive")
+        if size < 0:  # an extended header may say so: tarfile would read what it has read before
+            raise tarfile.ReadError(f"a member of {size:,} bytes")
         self.num_members += 1
         self.num_bytes += size
         if (

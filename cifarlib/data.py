@@ -235,7 +235,7 @@ def _search(force: bool, retry_download: bool) -> tuple[Split, Split, Descriptio
 
 
 def _open_source(source: _Source, force: bool) -> tuple[Split, Split, Description]:
-    digest = hashlib.sha256(source.name.encode()).hexdigest()[:8]
+    digest = hashlib.sha256(os.fsencode(source.name)).hexdigest()[:8]
     stem = re.sub(r"[^a-z0-9]+", "-", Path(source.name).name.lower()).strip("-")[:40]
     folder = settings.cache_folder() / "decoded" / f"{stem}-{digest}"
 
@@ -297,6 +297,7 @@ def _best_cache() -> tuple[Split, Split, Description] | None:
     """Open the best photographs decoded before: official, then most, then newest."""
     found, paths = [], []
     with contextlib.suppress(OSError):  # what cannot be listed holds nothing for us
+        cache.put_back(settings.cache_folder() / "decoded")
         paths = list((settings.cache_folder() / "decoded").glob("[!.]*/about.json"))
     for path in paths:
         try:
@@ -318,9 +319,13 @@ def _best_cache() -> tuple[Split, Split, Description] | None:
         except cache.DamagedError as error:
             fault = str(error)
         try:
-            return _open_source(_source_of(about["origin"]), force=False)
+            opened = _open_source(_source_of(about["origin"]), force=False)
+            if opened[2].kind != "synthetic":
+                return opened
+            fault = f"{fault} to pictures drawn by code."
         except InputError as error:  # its source is gone, for instance
-            _warn(f"{folder}: {fault}; {error} Passed over; trying the next source.")
+            fault = f"{fault}; {error}"
+        _warn(f"{folder}: {fault} Passed over; trying the next source.")
     return None
 
 
@@ -386,7 +391,7 @@ def _file_state(path: Path) -> str:
     for name, stat in files:
         # Unpacking gives a file the time that its archive tells; the other time is the system's.
         times = f"{stat.st_mtime_ns}\0{stat.st_ctime_ns}"
-        digest.update(f"{name}\0{stat.st_size}\0{times}\n".encode())
+        digest.update(os.fsencode(f"{name}\0{stat.st_size}\0{times}\n"))
     return digest.hexdigest()
 
 
@@ -408,7 +413,9 @@ def _address_source(address: str) -> _Source:
             raise ValueError("one without a host, or with port 0")
     except ValueError as error:
         raise InputError(address, "an http address", str(error), "Correct it.") from error
-    name = Path(parsed.path).name or "archive"
+    name = Path(parsed.path).name
+    if name in ("", ".."):
+        name = "archive"
     sha256 = fragment.removeprefix("sha256=").lower() or archives.OFFICIAL_SHA256.get(name)
     if sha256 and not re.fullmatch(r"[0-9a-f]{64}", sha256):
         advice = "Correct the address."

@@ -157,8 +157,10 @@ def _download(mirror: Mirror, part: Path, patience: Patience, url: str, output: 
         if error.code != http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
             kind = _MirrorError if error.code >= 500 or error.code in (408, 429) else _RefusedError
             raise kind(f"answered {error.code}") from error
+        if not part.exists():
+            raise _RefusedError(f"answered {error.code} though all of it was asked for") from error
         if error.headers.get("Content-Range") != f"bytes */{part.stat().st_size}":
-            part.unlink(missing_ok=True)  # longer than the file: not a part of it
+            part.unlink()  # longer than the file: not a part of it
             raise _MirrorError("has a file shorter than what had arrived; starting anew") from error
         # It was whole already; the hash will tell.
     except urllib.error.URLError as error:
@@ -220,11 +222,11 @@ def _continue(mirror: Mirror, part: Path, patience: Patience) -> None:
             raise _MirrorError("sent another range than asked for; starting anew")
         # "bytes 0-999/5000" tells the whole length; otherwise what is sent is all there is.
         length = response.headers.get("Content-Range", "").rpartition("/")[2]
-        if length.isdigit():
+        if length.isdecimal():
             total = int(length)
         else:
             length = response.headers.get("Content-Length", "")
-            total = offset + int(length) if length.isdigit() else None
+            total = offset + int(length) if length.isdecimal() else None
         received = offset
         told = response.headers.get("ETag", "")
         if told.startswith("W/"):  # as good as the same, which is not enough for a part

@@ -277,18 +277,19 @@ class _Journal:
         self.fits: dict[tuple[str, int], _Outcome] = {}
         self._seconds: dict[tuple[str, int], float] = {}
         self._path = None if path is None else Path(path)
-        if self._path and self._path.is_dir():
-            self._path /= f"search-{joblib.hash(search)[:12]}.jsonl"
         self._search = search
         self._file = None
 
     def __enter__(self) -> "_Journal":
         if self._path is None:
             return self
-        if self._path.exists() and not self._path.is_file():
-            raise InputError(self._path, "a file", "something else", "Name another journal.")
-        self._lock = filelock.FileLock(f"{self._path}.lock", timeout=LOCK_SECONDS)
+        self._lock = None
         try:
+            if self._path.is_dir():
+                self._path /= f"search-{joblib.hash(self._search)[:12]}.jsonl"
+            if self._path.exists() and not self._path.is_file():
+                raise InputError(self._path, "a file", "something else", "Name another journal.")
+            self._lock = filelock.FileLock(f"{self._path}.lock", timeout=LOCK_SECONDS)
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
             self._open()
@@ -303,7 +304,7 @@ class _Journal:
             advice = "Name a file, or a folder, where you may write."
             raise InputError(self._path, "a journal", f"{error.strerror}", advice) from error
         finally:
-            if self._file is None:
+            if self._lock and self._file is None:
                 self._lock.release()
         return self
 
@@ -324,7 +325,7 @@ class _Journal:
                 found = self._read(whole.decode("utf-8").splitlines())
             elif content:
                 raise ValueError("no complete line")
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise InputError(
                 self._path, "a journal of fits", f"something else ({error})", advice
             ) from error
@@ -411,7 +412,8 @@ def _describe(value: Any) -> str:
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_describe, value))}]"
     if isinstance(value, dict):
-        return f"{{{_key(value)}}}"
+        entries = sorted(f"{_describe(key)}: {_describe(entry)}" for key, entry in value.items())
+        return f"{{{', '.join(entries)}}}"
     if isinstance(value, np.generic):
         value = value.item()
     if value is None or isinstance(value, bool | int | float | str | bytes | slice | range):
@@ -423,11 +425,14 @@ def _describe(value: Any) -> str:
                 f"{name}: expected a function that can be told from others by its name; define "
                 "it in a module or a cell, with def"
             )
+        if isinstance(value, types.MethodType):  # of which object counts as well
+            return f"{_describe(value.__func__)} of {_describe(value.__self__)}"
         code = getattr(value, "__code__", None)
         if code is None:
             return name
-        defaults = value.__defaults__, value.__kwdefaults__
-        told = f", {_describe(defaults)}" if any(defaults) else ""
+        enclosed = [cell.cell_contents for cell in value.__closure__ or ()]  # what a decorator took
+        beside = value.__defaults__, value.__kwdefaults__, *enclosed
+        told = f", {_describe(beside)}" if any(part is not None for part in beside) else ""
         return f"{name}({joblib.hash(_content(code))}{told})"
     if isinstance(value, np.random.RandomState | np.random.Generator):
         raise ValueError(f"{value}: expected an integer seed, which is the same in every session")
@@ -441,13 +446,33 @@ def _describe(value: Any) -> str:
 def _own_methods(kind: type) -> str:
     """Return what tells a class of ours or the reader's after an edit; its name stays the same."""
     bases = [base for base in kind.__mro__ if base.__module__.partition(".")[0] not in _LIBRARIES]
-    methods = [
-        (name, _content(value.__code__))
+    members = [
+        (name, told)
         for base in bases
         for name, value in sorted(vars(base).items())
-        if isinstance(value, types.FunctionType)
+        if (told := _member(name, value)) is not None
     ]
-    return f"#{joblib.hash(methods)}" if methods else ""
+    return f"#{joblib.hash(members)}" if members else ""
+
+
+def _member(name: str, value: Any) -> Any:
+    """Return what tells a member of a class from another, None for what may change in a fit.
+
+    Of what is no function only constants count, by their names: the rest may be a counter.
+    """
+    if isinstance(value, property):
+        return [_member(name, part) for part in (value.fget, value.fset, value.fdel)]
+    if isinstance(value, staticmethod | classmethod):
+        value = value.__func__
+    is_function = isinstance(value, types.FunctionType)
+    if not is_function and not name.isupper():
+        return None
+    told = [value.__defaults__, value.__kwdefaults__] if is_function else value
+    try:
+        described = _describe(told)
+    except ValueError:  # nothing tells it in another session
+        described = type(value).__name__
+    return (_content(value.__code__), described) if is_function else described
 
 
 # Whose versions are told otherwise, or which have no methods to edit.

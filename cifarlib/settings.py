@@ -63,7 +63,11 @@ def cache_folder() -> Path:
     value, root = os.environ.get("CIFARLIB_CACHE", "").strip(), checkout_folder()
     if value:
         folder = expand(value)
-        return (folder if folder.exists() or not root else root / folder).resolve()
+        try:
+            is_here = folder.exists()
+        except OSError:  # no permission, or no name at all: whoever writes there will tell
+            is_here = True
+        return (folder if is_here or not root else root / folder).resolve()
     return root / "data" if root else Path(platformdirs.user_cache_dir("cifarlib"))
 
 

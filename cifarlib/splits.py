@@ -67,7 +67,7 @@ class RecordedSplit(Split):
 
     It is a ``Split`` in all else. The arrays stay on disk until they are touched, and each
     touch is written down, because a test set that has been looked at while choosing a model
-    no longer tells how good the model is.
+    no longer tells how good the model is. (Not what code in C reads of a tuple by itself.)
     """
 
     __slots__ = ()
@@ -89,6 +89,17 @@ class RecordedSplit(Split):
 
     def __iter__(self) -> Iterator[np.ndarray]:
         return iter((self[0], self[1]))
+
+    def __add__(self, other):
+        return tuple(self) + other
+
+    def __radd__(self, other):
+        return other + tuple(self)
+
+    def __mul__(self, count):
+        return tuple(self) * count
+
+    __rmul__ = __mul__
 
     def __reduce__(self):
         return Split, tuple(self)

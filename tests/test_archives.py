@@ -7,7 +7,9 @@ import io
 import os
 import pickle
 import re
+import struct
 import tarfile
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -412,6 +414,39 @@ CALLS = {
     "a scalar": np.uint8(1),
     "a pickle in a pickle": Call(pickle.loads, pickle.dumps(1)),
 }
+
+
+def nested(depth: int) -> list:
+    found = [0] * 10
+    for _ in range(depth):
+        found = [found] * 10  # ten times the same one
+    return found
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x80\x02}r" + struct.pack("<I", 2**25) + b".",  # one entry, with a high number
+        b"\x80\x02}p33554432\n.",
+        pickle.dumps({"data": nested(6), "labels": [1]}, 2),
+        pickle.dumps({"data": np.zeros((1, 3072), np.uint8), "labels": nested(6)}, 2),
+    ],
+    ids=["binary", "text", "data", "labels"],
+)
+def test_small_pickle_does_not_fill_the_memory(read_python_batches, content):
+    assert len(content) < 5_000
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match="expected a pickle of plain arrays"):
+            read_python_batches(content)
+        assert tracemalloc.get_traced_memory()[1] < 5 * 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def test_an_archive_may_have_a_long_name(tmp_path, tiny):
+    path = archives.write_binary(tmp_path / f"{'n' * 200}.tar.gz", *tiny)
+    assert archives.read(path).layout == "official binary"
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 4, 5])

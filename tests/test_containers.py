@@ -259,6 +259,60 @@ def test_header_beyond_the_limit_is_refused(tmp_path, monkeypatch, kind):
     assert list(read(path).values()) == [b"cat"]
 
 
+def test_names_that_follow_one_another_do_not_fill_the_memory(tmp_path):
+    # tarfile keeps all of them until it comes to the member.
+    with bz2.open(tmp_path / "a.tar.bz2", "wb") as stream:
+        for _ in range(20):
+            header = tarfile.TarInfo("././@LongLink")
+            header.type, header.size = tarfile.GNUTYPE_LONGNAME, 2**20
+            stream.write(header.tobuf(tarfile.GNU_FORMAT) + bytes(2**20))
+        stream.write(tarfile.TarInfo("a").tobuf() + bytes(10_240))
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match="a name of 1,048,576 bytes"):
+            read(tmp_path / "a.tar.bz2")
+        assert tracemalloc.get_traced_memory()[1] < 5 * 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def test_tar_member_whose_extended_header_leads_back_is_refused(tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.PAX_FORMAT) as archive:
+        for name in ("first", "second"):
+            info = tarfile.TarInfo(name)
+            info.size = 1024
+            info.pax_headers = {"size": "-4096"} if name == "second" else {}
+            archive.addfile(info, io.BytesIO(bytes(1024)))
+    with pytest.raises(InputError, match=r"damaged or truncated file \(a member of -4,096 bytes"):
+        read(tmp_path / "a.tar")
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_zip_that_is_packed_in_an_unusual_way_is_refused(tmp_path, method):
+    """Python unpacks such a member whole, whatever size it tells."""
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", method) as archive:
+        archive.writestr("bomb", bytes(10_000))
+    with pytest.raises(InputError, match=rf"packed as usual .*found method {method}: 'bomb'"):
+        read(tmp_path / "a.zip")
+
+
+@pytest.mark.parametrize("name", ["PKG/a.png", "BZhdata/a.png"])
+def test_tar_whose_first_name_begins_as_other_archives_do_is_read(tmp_path, build, name):
+    assert read(build.pack(tmp_path / "a.tar", {name: b"cat"})) == {name: b"cat"}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has other permissions")
+def test_folder_that_may_be_listed_and_not_entered_is_told(tmp_path, not_root):
+    (tmp_path / "shut").mkdir()
+    (tmp_path / "shut" / "a.zip").write_bytes(b"")
+    (tmp_path / "shut").chmod(0o444)
+    try:
+        with pytest.raises(InputError, match="no permission"):
+            containers.named_files([tmp_path], (".zip",), "a zip")
+    finally:
+        (tmp_path / "shut").chmod(0o755)
+
+
 def test_tar_member_of_negative_size_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(containers, "MAX_MEMBERS", 100)
     header = bytearray(tarfile.TarInfo("a").tobuf())

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import sys
 import time
 import warnings
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cifarlib import archives, cache, data, settings
+from cifarlib import archives, cache, data, settings, synthetic
 from cifarlib.data import SyntheticDataWarning
 from cifarlib.errors import InputError
 from cifarlib.splits import CLASS_NAMES, Split
@@ -223,7 +224,7 @@ def test_an_archive_of_drawn_pictures_in_a_usual_place_is_passed_over(
 ):
     (tmp_path / "data").mkdir()
     data.write_archive(tmp_path / "data" / "cifar-10-binary.tar.gz", *tiny, synthetic=True)
-    with pytest.warns(UserWarning, match="pictures drawn by code. Passed over"):
+    with pytest.warns(UserWarning, match=r"pictures drawn by code\. Passed over"):
         assert load_quietly()
     assert data.current().origin == "synthetic"
     offer(content)
@@ -396,6 +397,42 @@ def test_failed_force_loses_nothing(tmp_path, server, archive):
     assert data.fetch(url) == before
     downloaded = [path.read_bytes() for path in (tmp_path / "cache").rglob("b.tar.gz")]
     assert downloaded == [archive.read_bytes()]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems take no such names")
+def test_names_that_are_no_text_are_read(tmp_path, folder):
+    picture = next(folder.rglob("*.png"))
+    picture.rename(picture.with_name(os.fsdecode(b"caf\xe9.png")))
+    renamed = folder.rename(tmp_path / os.fsdecode(b"tr\xe9e"))
+    train, _ = load_strictly(renamed)
+    assert len(train.labels) == 50 and load_strictly(renamed)[0].images.shape == train.images.shape
+
+
+def test_an_address_without_a_name_gets_one(server, archive, monkeypatch):
+    source = data._address_source("http://example.org/a/..")
+    asked = []
+    monkeypatch.setattr("cifarlib.download.fetch", lambda mirrors, path, _: asked.append(path))
+    source.get_archive(False)
+    assert asked[0].name == "archive"
+
+
+def test_a_cache_that_was_being_replaced_when_its_program_was_killed_is_found(archive):
+    folder = Path(data.fetch(archive).cache)
+    archive.unlink()
+    folder.rename(folder.with_name(f".{folder.name}.old"))
+    assert data.describe().cache == str(folder)
+
+
+def test_an_archive_that_became_drawn_pictures_keeps_no_photographs_away(
+    tmp_path, build, archive, sized
+):
+    earlier = build.pack(tmp_path / "earlier.tar", build.binary(*sized(5)))
+    expected = data.fetch(earlier)
+    data.fetch(archive)  # more, and so the better one
+    drawn = Path(synthetic.write_archive(tmp_path / "drawn.tar.gz"))
+    drawn.replace(archive)
+    with pytest.warns(UserWarning, match="pictures drawn by code. Passed over"):
+        assert data.describe() == expected
 
 
 def test_force_downloads_again_what_was_downloaded(offer, server, content, tmp_path):

@@ -53,7 +53,29 @@ def visible_files(path):
     return sorted(file.name for file in path.parent.iterdir() if not file.name.startswith("."))
 
 
+def without_range(handler):
+    handler.send_response(416)
+    handler.send_header("Content-Length", "0")
+    handler.end_headers()
+
+
+def of_strange_length(handler):
+    handler.send_response(200)
+    handler.send_header("Content-Length", "²")
+    handler.end_headers()
+    handler.wfile.write(CONTENT)
+
+
 # What arrives
+
+
+def test_a_range_that_nobody_asked_for_is_refused_by_a_mirror_that_is_of_no_use(server, path):
+    with pytest.raises(UnavailableError, match="answered 416 though all of it was asked for"):
+        fetch(path, server.offer("a", without_range))
+
+
+def test_a_length_that_is_no_number_is_none(server, path):
+    assert fetch(path, server.offer("a", of_strange_length)).read_bytes() == CONTENT
 
 
 def test_file_is_downloaded(server, path):

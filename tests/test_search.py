@@ -647,6 +647,72 @@ def test_a_second_search_at_the_same_journal_is_refused_and_nothing_is_lost(
     assert search_over(witness, tmp_path).fit(*problem).num_remembered_ == 6
 
 
+@pytest.mark.parametrize("line", ["5", "null", '"s"', "[]"])
+def test_a_journal_with_lines_of_something_else_is_refused(problem, tmp_path, witness, line):
+    search_over(witness, tmp_path).fit(*problem)
+    with (tmp_path / "journal").open("a") as file:
+        file.write(f"{line}\n")
+    with pytest.raises(InputError, match="expected a journal of fits"):
+        search_over(witness, tmp_path).fit(*problem)
+
+
+def test_a_journal_of_a_name_that_no_disk_takes_is_refused(problem, tmp_path, witness):
+    grid = {"C": [0.01, 1]}
+    journal = tmp_path / ("j" * 300)
+    asked = ResumableGridSearchCV(witness, grid, cv=3, refit=False, journal=journal)
+    with pytest.raises(InputError, match="expected a journal, found File name too long"):
+        asked.fit(*problem)
+
+
+class Sized:
+    """A scorer whose answers depend on what it holds."""
+
+    def __init__(self, size):
+        self.size = size
+
+    def score(self, model, X, y):
+        return self.size
+
+
+def wrapping(function):
+    @functools.wraps(scored)
+    def wrapper(*arguments):
+        return function(*arguments)
+
+    return wrapper
+
+
+def scored(model, X, y):
+    return 0.0
+
+
+def test_what_a_function_holds_tells_it_from_others():
+    described = [search._describe(Sized(size).score) for size in (1, 2, 1)]
+    assert described[0] != described[1] and described[0] == described[2]
+    assert search._describe(wrapping(abs)) != search._describe(wrapping(len))
+    assert search._describe({1: 2}) != search._describe({"1": 2})
+    assert search._describe({0: 1, "a": 2}) == search._describe({"a": 2, 0: 1})
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("SIZE = 8", "SIZE = 16"),
+        ("def size(self, by=1): return by", "def size(self, by=2): return by"),
+        ("@staticmethod\n    def size(): return 1", "@staticmethod\n    def size(): return 2"),
+        ("@classmethod\n    def size(cls): return 1", "@classmethod\n    def size(cls): return 2"),
+        ("@property\n    def size(self): return 1", "@property\n    def size(self): return 2"),
+    ],
+)
+def test_an_edit_of_any_member_of_a_class_is_noticed(before, after):
+    described = []
+    for member in (before, after, before):
+        space = {"BaseEstimator": BaseEstimator, "__name__": "mine"}
+        exec(f"class Own(BaseEstimator):\n    {member}", space)
+        described.append(search._describe(space["Own"]()))
+    assert described[0] != described[1] and described[0] == described[2]
+
+
 def test_in_a_folder_each_search_has_a_journal_of_its_own(problem, tmp_path, witness, num_fits):
     folder = tmp_path / "journals"
     folder.mkdir()

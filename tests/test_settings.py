@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import cifarlib
-from cifarlib import devices, settings
+from cifarlib import data, devices, settings
 from cifarlib.errors import InputError
 
 CHECKOUT_FOLDER = settings.checkout_folder  # before conftest.py hides the checkout
@@ -111,6 +111,14 @@ def test_cache_folder_may_be_relative_or_in_the_home_folder(tmp_path, monkeypatc
     assert settings.cache_folder() == tmp_path / "mine"
     monkeypatch.setenv("CIFARLIB_CACHE", "~/mine")
     assert settings.cache_folder() == tmp_path / "home" / "mine"
+
+
+def test_a_cache_folder_of_a_name_that_no_disk_takes_is_bad_input(monkeypatch):
+    monkeypatch.setenv("CIFARLIB_CACHE", "n" * 300)
+    with pytest.raises(
+        InputError, match="expected a folder to write the cache to, found File name"
+    ):
+        data.load_cifar10("synthetic")
 
 
 def test_a_relative_cache_folder_is_the_same_for_a_command_and_a_kernel(monkeypatch, checkout):

@@ -159,6 +159,23 @@ def test_use_tells_file_and_line(recorded):
     assert uses_of_test_set() == (RecordedUse(line(-1), ("images",)),)
 
 
+def test_arithmetic_of_pairs_is_a_use(recorded, tiny):
+    """As in ``x, y, x_test, y_test = train + test``."""
+    train = tiny[0]
+    for put_together in (
+        lambda: train + recorded,
+        lambda: recorded + (1,),  # noqa: RUF005
+        lambda: (1,) + recorded,  # noqa: RUF005
+        lambda: recorded * 1,
+        lambda: 1 * recorded,
+    ):
+        splits.forget_uses_of_test_set()
+        put_together()
+        (use,) = splits.uses_of_test_set()
+        assert use.parts == ("images", "labels")
+    assert (train + recorded)[3] is tuple.__getitem__(recorded, 1)
+
+
 def test_uses_are_listed_in_order_and_once_a_place(recorded):
     for _ in range(3):
         recorded.labels  # noqa: B018
