@@ -778,6 +778,18 @@ def test_how_the_hardware_is_asked_makes_no_record_stale():
     assert "def prepare(" in told and "def _best_seconds(" in told
     assert "def choose_precision(" not in told and "def fast_precisions(" not in told
     assert "def _is_cpu_fast_in_bfloat16(" not in told and "def _has_slow_gradients(" not in told
+    assert "def _compute_capability(" not in told
+    assert "def convolve(" in told, "of winograd"
+
+
+@only_tensorflow
+def test_what_is_freed_holds_nothing():
+    import tensorflow
+
+    variable = keras.Variable(np.ones((1000, 10), np.float32))
+    compute.free([variable])
+    held = tensorflow.raw_ops.ReadVariableOp(resource=variable.value.handle, dtype="float32")
+    assert held.shape == (0,)
 
 
 # Several devices

@@ -278,19 +278,43 @@ def test_both_kinds_of_model_are_asked_alike():
 
 
 @pytest.mark.parametrize(
-    "call",
+    ("call", "told"),
     [
-        lambda: evaluation.accuracy(np.zeros(3), np.zeros(4)),
-        lambda: evaluation.accuracy(np.zeros(0), np.zeros(0)),
-        lambda: evaluation.confusions(np.zeros((2, 1)), np.zeros((2, 1))),
-        lambda: evaluation.mcnemar(np.zeros(3), np.zeros(3), np.zeros(2)),
-        lambda: evaluation.reliability(np.zeros(3, int), np.zeros((3, 9))),
-        lambda: evaluation.fit_temperature(np.zeros(3, int), np.zeros((2, 10))),
+        (lambda: evaluation.accuracy(np.zeros(3, int), np.zeros(4, int)), "one shape"),
+        (lambda: evaluation.accuracy(np.zeros(0, int), np.zeros(0, int)), "one shape"),
+        (lambda: evaluation.confusions(*np.zeros((2, 2, 1), int)), "one shape"),
+        (lambda: evaluation.mcnemar(*np.zeros((2, 3), int), np.zeros(2, int)), "one shape"),
+        (lambda: evaluation.reliability(np.zeros(3, int), np.full((3, 9), 1 / 9)), "10 values"),
+        (lambda: evaluation.fit_temperature(np.zeros(3, int), np.zeros((2, 10))), "10 values"),
+        (lambda: evaluation.cross_entropy(np.zeros(0, int), np.zeros((0, 10))), "n > 0"),
+        (lambda: evaluation.accuracy(np.zeros(3), np.zeros(3)), "expected integers"),
     ],
 )
-def test_arrays_that_do_not_belong_together_are_refused(call):
-    with pytest.raises(ValueError, match="expected"):
+def test_arrays_that_do_not_belong_together_are_refused(call, told):
+    with pytest.raises(ValueError, match=told):
         call()
+
+
+def test_confidence_seed_and_number_of_samples_are_those_asked_for():
+    labels = np.arange(500) % 10
+    answers = np.where(np.arange(500) < 300, labels, (labels + 1) % 10)
+    found, z = evaluation.accuracy(labels, answers, 0.5), scipy.stats.norm.ppf(0.75)
+    assert found.high - found.low == pytest.approx(2 * z * (0.24 / 500) ** 0.5, rel=0.01)
+    other = np.random.default_rng(0).permutation(answers)
+
+    def difference(**options):
+        return evaluation.accuracy_difference(labels, answers, other, **options)
+
+    half, usual, one = difference(confidence=0.5), difference(), difference(num_samples=1)
+    ratio = z / scipy.stats.norm.ppf(0.975)
+    assert (half.high - half.low) / (usual.high - usual.low) == pytest.approx(ratio, rel=0.1)
+    assert one.low == one.high and difference(seed=0) == usual != difference(seed=1)
+
+
+def test_temperature_stays_within_its_bounds():
+    labels, logits = np.arange(10), np.eye(10)
+    assert evaluation.fit_temperature(labels, logits) == pytest.approx(0.05, rel=0.01)
+    assert evaluation.fit_temperature((labels + 1) % 10, logits) == pytest.approx(20, rel=0.01)
 
 
 def test_logits_are_not_taken_for_probabilities():

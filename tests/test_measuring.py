@@ -194,6 +194,21 @@ def test_when_the_time_is_over_what_was_measured_is_kept(measured, monkeypatch):
     assert "the same command goes on" in said[-1]
 
 
+def test_a_run_whose_last_epoch_ends_late_is_judged_all_the_same(monkeypatch):
+    run = SimpleNamespace(folder=None, metrics=dict.fromkeys(measuring.OF_RUN))
+    judged = SimpleNamespace(figures=dict.fromkeys((*measuring.OF_TEST, "accuracy")), answers=[1])
+
+    def train(config, *, kept_in, on_epoch):
+        on_epoch({"epoch": config.epochs})
+        return run
+
+    monkeypatch.setattr(measuring.training, "train", train)
+    monkeypatch.setattr(measuring.run_report, "evaluate", lambda folder: judged)
+    clock = SimpleNamespace(monotonic=iter([4.0, 6.0]).__next__)
+    monkeypatch.setattr(measuring, "time", clock)
+    assert measuring.measure(SMALL, 3, deadline=5.0)["is_new"]
+
+
 def test_a_deadline_ends_training_after_an_epoch_and_the_next_call_goes_on(monkeypatch):
     rng = np.random.default_rng(0)
     train = Split(rng.integers(0, 256, (60, 32, 32, 3), np.uint8), np.arange(60) % 10)

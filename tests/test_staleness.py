@@ -4,7 +4,17 @@ import keras
 import pytest
 from recorded import SMALL, record_prediction, record_race, row
 
-from cifarlib import entries, leaderboard, measuring, pages, recipes, staleness, training
+from cifarlib import (
+    entries,
+    leaderboard,
+    measuring,
+    models,
+    pages,
+    recipes,
+    results,
+    staleness,
+    training,
+)
 from cifarlib.entries import Entry
 from cifarlib.errors import InputError
 
@@ -20,6 +30,19 @@ def test_the_digest_is_the_same_whatever_was_built_before(model):
         training._described_design.cache_clear()
         digests.append(training.code_digest(config))
     assert digests[0] == digests[1]
+
+
+def test_layers_of_ours_decide_what_predicts(monkeypatch):
+    digest = staleness._design_digest.__wrapped__  # not what is remembered
+    before = digest(models.find("vit_tiny"))
+    monkeypatch.setattr(staleness.inspect, "getsource", lambda kind: "another")
+    assert digest(models.find("vit_tiny")) != before
+
+
+def test_a_linear_model_that_is_no_more_is_stale():
+    told = {"chapter": "03", "metric": "test accuracy", "command": "x", "color": "gray"}
+    gone = results.write("linear-gone-gray", values=[0.3], **told)
+    assert staleness.stale([gone]) == {"linear-gone-gray"}
 
 
 def test_a_record_without_a_digest_is_stale():

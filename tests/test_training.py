@@ -1,6 +1,7 @@
 """Training: every field does something, kills leave no trace, and the test set stays closed."""
 
 import dataclasses
+import inspect
 import json
 import os
 import random
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import filelock
 import keras
@@ -49,6 +51,10 @@ def narrow(x):
 def narrower(x):
     """Do less."""
     return keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(3, 3, strides=4)(x))
+
+
+class EnoughError(Exception):
+    """What was to be seen has been seen."""
 
 
 def make_split(count=80) -> Split:
@@ -152,11 +158,8 @@ def test_patience_stops_a_run_that_gets_no_better(split):
 
 @once
 def test_the_other_schedules_set_the_rate(split):
-    rates = {
-        schedule: training.train(config(schedule=schedule, epochs=6), split).history
-        for schedule in ("constant", "plateau")
-    }
-    assert set(np.float32(rates["constant"]["learning_rate"])) == {np.float32(0.02)}
+    history = training.train(config(schedule="constant", epochs=6), split).history
+    assert set(np.float32(history["learning_rate"])) == {np.float32(0.02)}
     still = config(schedule="plateau", epochs=6, optimizer="sgd", weight_decay=0.0, augmentation=())
     still = dataclasses.replace(still, learning_rate=1e-30)
     fallen = training.train(still, split).history["learning_rate"].to_numpy()
@@ -277,9 +280,12 @@ def test_averaged_weights_follow_the_formula(split):
     np.testing.assert_array_equal(keras.ops.convert_to_numpy(weight), now)
 
 
-def test_weight_decay_spares_biases_and_normalisation(split):
-    # Without a gradient only decay moves weights: all images, one class, nothing to learn.
-    fields = {"optimizer": "sgd", "learning_rate": 0.1, "weight_decay": 0.5, "ema": 0.0}
+@pytest.mark.parametrize(
+    ("name", "expected"), [("sgd", {"kernel"}), ("muon", {"kernel", "bias", "gamma", "beta"})]
+)
+def test_weight_decay_spares_biases_and_normalisation(split, name, expected):
+    """But for muon's, as airbench has it."""
+    fields = {"optimizer": name, "learning_rate": 0.1, "weight_decay": 0.5, "ema": 0.0}
     session_config = config(**fields, schedule="constant", epochs=1)
     session = training._Session(
         session_config,
@@ -295,7 +301,7 @@ def test_weight_decay_spares_biases_and_normalisation(split):
         for variable in session.learner.network.trainable_variables
         if session.optimizer._use_weight_decay(variable)
     }
-    assert decayed == {"kernel"}
+    assert decayed == expected
 
 
 @once
@@ -844,6 +850,74 @@ def test_a_design_that_ends_in_an_image_is_refused(split):
 def test_train_size_is_kept_to_the_image(split, size):
     kept, held_out = training._places(split.labels, config(train_size=size))
     assert (len(kept), len(held_out)) == (size, 20)
+    assert len(set(kept)) == size and not set(kept) & set(held_out)
+    counts = np.bincount(split.labels[kept], minlength=10)
+    assert counts.max() - counts.min() <= 1, "equal shares of classes"
+    others, same = training._places(split.labels, config(train_size=size, seed=1))
+    assert set(others) != set(kept) and set(same) == set(held_out)
+
+
+def test_each_epoch_and_seed_has_an_order_of_its_own(monkeypatch):
+    orders = []
+
+    def batches(order, batch_size):
+        orders.append(order.tolist())
+        raise EnoughError
+
+    monkeypatch.setattr(training.compute, "batches", batches)
+    learner = SimpleNamespace(set_size=lambda size: None, fit=None)
+    for seed, epoch in ((0, 1), (0, 1), (0, 2), (1, 1)):
+        part = {"kept": np.arange(5, 55), "num_steps": 3, "batch_size": 16}
+        session = SimpleNamespace(config=config(seed=seed), learner=learner, **part)
+        with pytest.raises(EnoughError):
+            training._Session._train_epoch(session, epoch, None)
+    assert orders[0] == orders[1] and len({str(order) for order in orders}) == 3
+    for order in orders:
+        assert len(set(order)) == 48 and set(order) < set(range(5, 55))
+
+
+def test_what_whitens_is_shown_the_images_it_learns_from_alone(split, monkeypatch):
+    seen = []
+
+    def adapt(network, pictures, places):
+        seen.append((pictures, places))
+        raise EnoughError
+
+    monkeypatch.setattr(training.whitening, "adapt", adapt)
+    with pytest.raises(EnoughError):
+        training.train(config(), split)
+    ((pictures, places),) = seen
+    np.testing.assert_array_equal(pictures, split.images)
+    np.testing.assert_array_equal(places, training._places(split.labels, config())[0])
+
+
+def test_a_last_step_that_diverges_is_noticed():
+    """Where no image is held out, and no further step shows it in the loss."""
+    fitted = SimpleNamespace(history={"loss": [0.5], "accuracy": [1.0]})
+    session = SimpleNamespace(
+        config=config(),
+        learner=SimpleNamespace(set_size=lambda size: None, fit=lambda **_: fitted),
+        optimizer=SimpleNamespace(learning_rate=np.float32(0.1)),
+        kept=np.arange(32),
+        held_out=np.arange(0),
+        num_steps=2,
+        batch_size=16,
+        _weights=lambda: [np.array([1.0, np.nan])],
+    )
+    with pytest.raises(training._NotFiniteError):
+        training._Session._train_epoch(session, 1, None)
+
+
+def test_figures_of_a_run_are_those_of_its_epochs():
+    columns = "epoch", "loss", "seconds", "images_per_second"
+    told = [(1, 2.0, 3.0, 10.0), (2, 1.0, 5.0, 30.0), (3, 0.5, 4.0, 25.0)]
+    rows = [dict(zip(columns, row, strict=True)) for row in told]
+    places = {"kept": np.arange(60), "held_out": np.arange(0)}
+    session = SimpleNamespace(config=config(), history=rows, best_epoch=2, **places)
+    network = SimpleNamespace(count_params=lambda: 7)
+    found = training._Session.metrics(session, network, "float32")
+    assert (found["seconds"], found["images_per_second"]) == (12, 25), "the sum, and the median"
+    assert (found["last_training_loss"], found["stopped_early"]) == (0.5, False)
 
 
 # What the search and the comparisons ask of training
@@ -1076,6 +1150,21 @@ def test_the_digest_of_the_code_forgets_the_seed_and_nothing_else(monkeypatch):
     ]
     monkeypatch.setattr(training, "_source_of_learning", lambda optimizer: b"other code")
     assert len({digest, *others, training.code_digest(asked)}) == 6
+
+
+def test_design_and_engine_decide_the_digest(monkeypatch):
+    asked = training.Config("baseline", color="gray")
+    digest, learning = training.code_digest(asked), training.learning_digests("adamw")["learning"]
+    engine = training._SOURCE_OF_ENGINE
+    parts = training.augmentation, training.schedules, training.whitening, training._Session
+    for part in (*parts, training._Learner):
+        assert inspect.getsource(part) in engine
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_described_design", lambda design, color: b"another")
+        redesigned = training.code_digest(asked)
+    monkeypatch.setattr(training, "_SOURCE_OF_ENGINE", "another")
+    assert len({digest, redesigned, training.code_digest(asked)}) == 3
+    assert training.learning_digests("adamw")["learning"] != learning
 
 
 def test_a_design_is_the_same_whatever_options_a_version_of_keras_knows():

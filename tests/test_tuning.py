@@ -115,6 +115,9 @@ def test_rates_of_another_size_are_searched_around_the_default(rate, low, high):
         ("baseline", {"width": IntDistribution(1, 2)}, "any of .*weight_decay"),
         (TINY, {"seed": IntDistribution(1, 2)}, "any of .*found 'seed'"),
         (TINY, {"epochs": IntDistribution(1, 2)}, "any of .*found 'epochs'"),
+        (TINY, {"train_size": IntDistribution(1, 2)}, "any of .*found 'train_size'"),
+        (TINY, {"validation_fraction": FloatDistribution(0.1, 0.3)}, "any of .*found 'valid"),
+        (TINY, {"model": CategoricalDistribution(["vgg6"])}, "any of .*found 'model'"),
         (TINY, {"color": CategoricalDistribution(["rgb", "gray"])}, "any of "),
         (TINY, "width", "parameters to search"),
         (TINY, [], "parameters to search"),
@@ -470,6 +473,7 @@ class XlaRuntimeError(RuntimeError):
     [
         (training.DivergedError("the loss is not finite in epoch 2"), "not finite in epoch 2"),
         (MemoryError(), "out of memory"),
+        (RuntimeError("std::bad_alloc"), "out of memory"),
         (np._core._exceptions._ArrayMemoryError((10**9,), np.dtype("f4")), "Unable to allocate"),
         (ResourceExhaustedError("OOM when allocating tensor"), "out of memory"),
         (OutOfMemoryError("CUDA out of memory. Tried to allocate"), "out of memory"),
@@ -783,12 +787,13 @@ def test_finalists_are_the_default_and_the_best_and_train_longer(whole, monkeypa
     seen = {}
 
     def compare(variants, seeds, train_split, *, kept_in):
-        seen.update(variants=variants, seeds=seeds, kept_in=kept_in)
+        seen.update(variants=variants, seeds=seeds, kept_in=kept_in, images=train_split)
 
     monkeypatch.setattr(tuning.experiments, "compare", compare)
     asked = dataclasses.replace(whole.start, epochs=5, train_size=20)
     budget = {"epochs": 7, "train_size": 40}
-    tuning.finals(whole._replace(start=asked), 2, [4, 5], kept_in="here", **budget)
+    other = whole._replace(start=asked)
+    tuning.finals(other, 2, [4, 5], train_split="own", kept_in="here", **budget)
     finished = whole.trials[whole.trials["state"] == "finished"]["accuracy"].drop(0)
     first, second = finished.sort_values(ascending=False).index[:2]
     assert list(seen["variants"]) == ["default", f"trial {first}", f"trial {second}"]
@@ -797,7 +802,7 @@ def test_finalists_are_the_default_and_the_best_and_train_longer(whole, monkeypa
     params = whole.study.trials[first].params
     assert seen["variants"][f"trial {first}"].model.width == params["width"]
     assert seen["variants"]["default"].learning_rate == whole.start.learning_rate
-    assert (seen["seeds"], seen["kept_in"]) == ([4, 5], "here")
+    assert (seen["seeds"], seen["kept_in"], seen["images"]) == ([4, 5], "here", "own")
 
 
 def test_no_network_is_twice_in_the_finals(journal, monkeypatch):
