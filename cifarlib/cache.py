@@ -20,7 +20,7 @@ import filelock
 import numpy as np
 
 from cifarlib import files
-from cifarlib.errors import CifarlibError, InputError
+from cifarlib.errors import CifarlibError, FullDiskError, InputError
 from cifarlib.splits import Split
 
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
@@ -91,7 +91,7 @@ def store(folder: Path, train: Split, test: Split, about: dict[str, Any]) -> Non
         about: what is to be remembered, JSON values; the fingerprint is added.
 
     Raises:
-        InputError: if there is no space left; what was there before is kept.
+        FullDiskError: if there is no space left; what was there before is kept.
     """
     num_bytes = sum(array.nbytes for split in (train, test) for array in split)
     temporary, old = (folder.with_name(f".{folder.name}.{age}") for age in ("new", "old"))
@@ -116,7 +116,7 @@ def store(folder: Path, train: Split, test: Split, about: dict[str, Any]) -> Non
         # NumPy reports a short write without a number.
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None):
             raise
-        raise InputError(
+        raise FullDiskError(
             folder.parent,
             f"{num_bytes:,} free bytes for the decoded images",
             f"{shutil.disk_usage(folder.parent).free:,} ({error.strerror or error})",

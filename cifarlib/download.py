@@ -19,7 +19,7 @@ import filelock
 import pooch
 
 from cifarlib import progress
-from cifarlib.errors import InputError
+from cifarlib.errors import FullDiskError, InputError
 
 pooch.get_logger().setLevel("WARNING")
 
@@ -90,7 +90,7 @@ def fetch(
 
     Raises:
         UnavailableError: if no mirror delivered the file; names each with its reason.
-        InputError: if there is no space left for it.
+        FullDiskError: if there is no space left for it.
     """
     patience = patience or Patience()
     part = path.with_name(f"{path.name}.part")
@@ -177,7 +177,7 @@ def _download(mirror: Mirror, part: Path, patience: Patience, url: str, output: 
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO):
             raise _MirrorError(f"broke off ({error or type(error).__name__})") from error
         free = shutil.disk_usage(part.parent).free
-        raise InputError(
+        raise FullDiskError(
             part,
             "space for the download",
             f"{free:,} bytes free ({error.strerror})",

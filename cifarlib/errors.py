@@ -40,6 +40,12 @@ class InputError(CifarlibError, ValueError):
         return " ".join(line.split())
 
 
+class FullDiskError(InputError):
+    """There is no room for what is to be written, which is nobody's input; exits with status 1."""
+
+    exit_status = 1
+
+
 def nearest(name: object, known: Iterable[str]) -> str:
     """Return advice for a name that is not known: the nearest that is.
 

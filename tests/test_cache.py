@@ -456,8 +456,9 @@ def test_full_disk_keeps_the_older_cache(
         save(*arguments)
 
     monkeypatch.setattr(np, "save", save_some)
-    with pytest.raises(InputError, match=r"free bytes .*CIFARLIB_CACHE"):
+    with pytest.raises(InputError, match=r"free bytes .*CIFARLIB_CACHE") as caught:
         builder.load(lambda about: False)
+    assert caught.value.exit_status == 1, "no input is at fault"
     assert_same_split(cache.load(folder)[0], tiny[0])
     assert everything_in(folder.parent) == before
 

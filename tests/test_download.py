@@ -466,6 +466,7 @@ def test_full_disk_is_told_as_such(server, path, part):
     with pytest.raises(InputError, match=r"space for the download.*CIFARLIB_CACHE") as caught:
         fetch(path, server.offer("a", CONTENT), server.offer("b", CONTENT))
     assert not isinstance(caught.value, UnavailableError)
+    assert caught.value.exit_status == 1, "no input is at fault"
     assert not path.exists()
 
 
