@@ -64,7 +64,6 @@ def main() -> None:
     data.load_cifar10()
     if options.record:
         results.check_recordable()
-    commit = results.current_commit()  # now: somebody may commit while it trains
     print(data.current(), devices.describe(), sep="\n", flush=True)
     asked, kept = variants(options.color), measuring.kept_runs()
     configs = [replace(config, seed=seed) for seed in options.seeds for config in asked.values()]
@@ -82,8 +81,8 @@ def main() -> None:
     columns = ["validation", "sd", "gain", "sd of gain", "seeds", "arithmetic"]
     print(table[columns].round(2).to_string())
     if options.record:
-        # Of whatever commit trained a kept run.
-        record(options, asked, compared, table, commit if all(are_new) else "unknown")
+        count = min(options.jobs, len(calls)) if all(are_new) else None  # of kept ones nobody knows
+        record(options, asked, compared, table, count)
 
 
 def train(config: training.Config, kept_in: Path) -> bool:
@@ -102,9 +101,10 @@ def variants(color: str) -> dict[str, training.Config]:
     return {"whole": whole, **named, f"without {FEWER}": replace(sizes, epochs=fewer)}
 
 
-def record(options, asked, compared, table, commit: str) -> None:
-    """Write a list for each variant, in the order of the seeds."""
+def record(options, asked, compared, table, num_at_once: int | None) -> None:
+    """Write a list for each variant, in the order of the seeds, in place of an earlier record."""
     every = [run.metrics for runs in compared.runs.values() for run in runs]
+    commits = {metrics.get("commit", "unknown") for metrics in every}
 
     def by_seed(field: str) -> dict[str, list]:
         return {
@@ -120,7 +120,7 @@ def record(options, asked, compared, table, commit: str) -> None:
         seeds=options.seeds,
         color=options.color,
         hardware=[run_report.trained_on(metrics) for metrics in every],
-        commit=commit,
+        commit=commits.pop() if len(commits) == 1 else "unknown",
         command=results.on_backend(
             f"python benchmarks/ablation.py --color {options.color} --seeds {seeds} --record",
             [metrics["backend"] for metrics in every],
@@ -130,6 +130,7 @@ def record(options, asked, compared, table, commit: str) -> None:
             "config": {variant: config.as_json() for variant, config in asked.items()},
             "code": {variant: training.code_digest(config) for variant, config in asked.items()},
             **{field: by_seed(field) for field in measuring.OF_RUN},
+            "num_at_once": num_at_once,
             "num_validation_images": every[0]["num_validation_images"],
         },
     )

@@ -324,7 +324,8 @@ def recorded(options: argparse.Namespace, known: dict, sides: list[str]) -> dict
     asked = {**known, "hardware": devices.describe()}
     there = {**found.details, "hardware": found.hardware}
     differing = [key for key in asked if there.get(key) != asked[key]]
-    for key in ("hardware", "accelerators", "backend", "peer", "command_of_peer", "in_a_process"):
+    machine = "hardware", "accelerators", "backend", "precision"
+    for key in (*machine, "peer", "command_of_peer", "in_a_process"):
         if key in differing:
             told = f"{key.replace('_', ' ')} {there.get(key)!r}, as in results/{found.name}.json"
             advice = "Race as the record says, or without --record, or move the file away."

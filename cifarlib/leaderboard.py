@@ -29,13 +29,13 @@ def answers() -> dict[Entry, np.ndarray]:
     """Return the recorded answers to the test images of the data set in use.
 
     Returns:
-        Integers of shape (seeds, n) for each record; none for records of other images, whose
-        order is another.
+        Integers of shape (seeds, n) for each record; none for those of other code, nor of other
+        images, whose order is another.
     """
     description = data.current()
     return {
-        entry_of(result): np.array([list(row) for row in result.details["answers"]], int)
-        for result in records()
+        entry: np.array([list(row) for row in result.details["answers"]], int)
+        for entry, result in fresh().items()
         if description
         and result.data_fingerprint == description.fingerprint
         and "answers" in result.details
@@ -78,11 +78,11 @@ def overview() -> pd.DataFrame:
     Returns:
         A row for each record, by colour and accuracy, named ``"model, recipe"``, with ``color``,
         ``accuracy`` and its ``sd`` (fractions), ``n``, ``epochs``, ``parameters``,
-        ``multiply_adds`` of an image, those of ``training`` a seed, its ``minutes`` and what it
-        was ``trained_on``,
-        ``milliseconds`` for one image on one core, ``images_per_second`` on one core in
-        batches, ``megabytes`` on disk, ``calibration_error`` (a fraction), ``data_kind``, and
-        ``is_stale``.
+        ``multiply_adds`` of an image, those of ``training`` a seed, its ``minutes`` (NaN if
+        several machines trained the seeds, or one several at once) and what they were
+        ``trained_on``, ``milliseconds`` for one image on one core, ``images_per_second`` on one
+        core in batches, ``megabytes`` on disk, ``calibration_error`` (a fraction), ``data_kind``,
+        and ``is_stale``.
         Speed and size on disk are those of the network in colour; NaN for what is not recorded,
         and for those of another design than today's.
     """
@@ -116,11 +116,13 @@ def _row_of(result: results.Result, model: str) -> dict[str, Any]:
     if predicted and is_stale(predicted):
         predicted = None
     details = predicted.details if predicted else {}
+    is_shared = any((count or 1) > 1 for count in result.details.get("num_at_once", []))
+    is_mixed = is_shared or "; " in result.hardware  # of several machines
     return {
         "accuracy": result.mean,
         "sd": result.sd,
         "n": len(result.values),
-        "minutes": result.seconds / 60 / len(result.values),
+        "minutes": math.nan if is_mixed else result.seconds / 60 / len(result.values),
         "trained_on": result.hardware,
         "data_kind": result.data_kind,
         "milliseconds": statistics.median(details["milliseconds"]) if predicted else None,

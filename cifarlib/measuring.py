@@ -77,7 +77,8 @@ def compute(
         say: told a line for each seed.
 
     Returns:
-        What `measure` found, or what it raised, for each of the pairs that has come to its end.
+        What `measure` found, or what it raised, for each of the pairs that has come to its end;
+        ``is_recorded`` is False in what was to be recorded and could not be.
     """
     deadline = None if time_budget is None else time.monotonic() + time_budget
     data.load_cifar10()
@@ -93,6 +94,7 @@ def compute(
             say(told(entry, seed, row))
             if is_recorded and row["code"] != training.code_digest(entry.config(seed)):
                 # In a process of its own, which imported it later.
+                row["is_recorded"] = False
                 say(
                     f"{entry.name}, seed {seed}: not recorded, since code that decides it was "
                     "edited meanwhile; the same command records it."

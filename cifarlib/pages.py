@@ -143,26 +143,29 @@ def point_to(owner_and_name: str) -> None:
         owner_and_name: as GitHub shows it, such as ``"cifarlib/cifarlib"``.
 
     Raises:
-        InputError: for anything else.
+        InputError: for anything else, or a notebook that is none; nothing is written then.
     """
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", owner_and_name):
         advice = "Write it as GitHub shows it."
         raise InputError("repository", "OWNER/NAME", repr(owner_and_name), advice)
+    results.folder()  # refuses where there is no checkout
+    known = chapters.find()
+    # All are read before the first is written.
+    notebooks = {c.path: chapters.read(c.path) for c in (*known, *assignments.find())}
     project = colab.ROOT / "pyproject.toml"
     line = f'Repository = "https://github.com/{owner_and_name}"'
     text = re.sub(r"^Repository = .*$", line, project.read_text(encoding="utf-8"), flags=re.M)
     files.write_text(project, text)
     cloned = f"https://github.com/{owner_and_name} "
-    for chapter in (*(known := chapters.find()), *assignments.find()):
-        notebook = nbformat.read(chapter.path, as_version=4)
-        if chapter in known:
+    for path, notebook in notebooks.items():
+        if path in {chapter.path for chapter in known}:
             first = notebook.cells[0]
             title, _, rest = colab.BADGE.sub("", first.source).partition("\n\n")
-            first.source = f"{title}\n\n{colab.badge(chapter.path.name)}\n\n{rest}"
+            first.source = f"{title}\n\n{colab.badge(path.name)}\n\n{rest}"
         for cell in notebook.cells:
             if cell.cell_type == "code":
                 cell.source = _CLONED.sub(cloned, cell.source)
-        files.write_text(chapter.path, nbformat.writes(notebook) + "\n")
+        files.write_text(path, nbformat.writes(notebook) + "\n")
     stamp_readme()
 
 

@@ -611,7 +611,8 @@ def plot_parallel(trials: pd.DataFrame, parameters: Sequence[str]) -> Figure:
         trials: as `tuning.Tuning` has it.
         parameters: columns of it, an axis each.
     """
-    finished = trials[trials["state"] == "finished"].sort_values("accuracy")
+    finished = trials[trials["state"] == "finished"]
+    finished = finished[::-1].sort_values("accuracy", kind="stable")  # of equals the first is last
     figure, ax = subplots(size=(1.15 * len(parameters) + 1.5, 4.6), title="Trials as lines")
     percent = finished["accuracy"].astype(float) * 100
     norm = plt.Normalize(percent.min(), percent.max())
@@ -646,13 +647,13 @@ def _draw_axis(ax: Axes, column: int, values: pd.Series) -> np.ndarray:
         numbers = values.astype(float).to_numpy()
         numbers = np.log(numbers) if numbers.min() > 0 else numbers
         places = (numbers - numbers.min()) / np.ptp(numbers)
-        ticks = {_short(choices[0], 2): 0.0, _short(choices[-1], 2): 1.0}
+        ticks = [(_short(choices[0], 2), 0.0), (_short(choices[-1], 2), 1.0)]
     else:
         spread = max(1, len(choices) - 1)
-        ticks = {_short(choice): index / spread for index, choice in enumerate(choices)}
+        ticks = [(_short(choice), index / spread) for index, choice in enumerate(choices)]
         places = np.array([choices.index(value) / spread for value in values])
     ax.plot([column, column], [0, 1], color="gray", linewidth=0.8, zorder=0)
-    for name, place in ticks.items():
+    for name, place in ticks:
         box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.9, "pad": 1}
         ax.text(column + 0.04, place, name, fontsize=8, va="center", bbox=box, zorder=10)
     return places

@@ -1,8 +1,9 @@
 """Which records are about other code or another configuration than today's.
 
 A record of a network, a race, a linear model, a prediction or another benchmark holds a digest of
-what decides its figures; here it is compared with today's. Not for an ablation, which only its
-benchmark knows, nor for times of a chapter, which are about the day they were measured.
+what decides its figures; here it is compared with today's. Not for an ablation, whose variants its
+benchmark alone knows, and does not ask, nor for times of a chapter, which are about the day they
+were measured.
 """
 
 import functools
@@ -28,7 +29,7 @@ def is_stale(result: results.Result) -> bool:
 def stale(recorded: Iterable[results.Result]) -> set[str]:
     """Return the names of the results that are stale.
 
-    Times of chapters and the like cannot be, and of an ablation only its benchmark knows.
+    Times of chapters and the like cannot be, and whether an ablation is nobody asks.
     """
     asked = ((result, _question(result)) for result in recorded)
     return {result.name for result, question in asked if question and question(result)}

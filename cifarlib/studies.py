@@ -120,8 +120,9 @@ def begun(study: optuna.Study, default: Mapping[str, Any]) -> list[FrozenTrial]:
         default: parameters of trial 0.
     """
     for trial in study.get_trials(deepcopy=False):
-        if trial.state == TrialState.RUNNING and _is_dead(trial.user_attrs.get("worker")):
-            give_up(study, trial, trial.params if trial.number else default)
+        if trial.state == TrialState.RUNNING and _is_dead(trial):
+            wanted = _wanted(trial) if trial.number else default
+            give_up(study, trial, wanted)
     return [
         trial
         for trial in study.get_trials(deepcopy=False)
@@ -157,13 +158,18 @@ def give_up(study: optuna.Study, trial: FrozenTrial | optuna.Trial, params: dict
     as pruned. To be interrupted by the user is not to be killed.
     """
     trials = [*filter(was_given_up, study.get_trials(deepcopy=False)), trial]
-    killed = [t for t in trials if "interrupted" not in t.user_attrs and t.params == dict(params)]
+    killed = [t for t in trials if "interrupted" not in t.user_attrs and _wanted(t) == dict(params)]
     is_second = trial in killed and len(killed) > 1
     # Of several processes that notice it, the first to say so goes on to the second line.
     with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError, ValueError):
         study.tell(trial.number, state=TrialState.PRUNED if is_second else TrialState.FAIL)
         if not is_second:
             _try_again(study, params)
+
+
+def _wanted(trial: FrozenTrial | optuna.Trial) -> dict[str, Any]:
+    """Return the parameters a trial has, or was to get: it may have died in between."""
+    return trial.user_attrs.get("again") or trial.params
 
 
 def _try_again(study: optuna.Study, params: Mapping[str, Any]) -> None:
@@ -225,8 +231,13 @@ def _worker() -> list[Any]:
     return [socket.gethostname(), os.getpid(), psutil.Process().create_time()]
 
 
-def _is_dead(worker: list[Any] | None) -> bool:
-    if not worker or worker[0] != socket.gethostname():
+def _is_dead(trial: FrozenTrial) -> bool:
+    """Tell whether the process of a trial is gone, or died before it said which it was."""
+    worker = trial.user_attrs.get("worker")
+    if not worker:
+        began = trial.datetime_start
+        return began is not None and time.time() - began.timestamp() > 60
+    if worker[0] != socket.gethostname():
         return False
     try:
         process = psutil.Process(worker[1])

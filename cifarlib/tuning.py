@@ -494,6 +494,9 @@ def _rates(start: float) -> FloatDistribution:
     usual = RECIPE["learning_rate"]
     if usual.low <= start <= usual.high:
         return usual
+    if not start:
+        advice = "Name one to search around."
+        raise InputError("learning_rate", "more than 0", f"{start:g}", advice)
     return FloatDistribution(start / 10, start * 10 / 3, log=True)
 
 

@@ -101,6 +101,19 @@ def test_answers_are_those_to_the_images_in_use(monkeypatch):
     ((entry, found),) = leaderboard.answers().items()
     assert entry == SMALL
     assert found.tolist() == [list(range(10)), list(range(9, -1, -1))]
+    monkeypatch.setattr(leaderboard, "is_stale", lambda result: True)
+    assert leaderboard.answers() == {}, "of other code"
+
+
+@pytest.mark.parametrize(
+    ("second", "is_told"),
+    [({}, True), ({"accelerators": ["NVIDIA H200"]}, False), ({"num_at_once": 4}, False)],
+)
+def test_minutes_are_told_of_one_machine_that_trained_one_seed_at_a_time(second, is_told):
+    measuring.record(SMALL, {3: {**row(), "num_at_once": 1}})
+    measuring.record(SMALL, {5: {**row(), "num_at_once": 1, **second}})
+    minutes = leaderboard.overview().loc[("baseline, modern", "gray"), "minutes"]
+    assert np.isnan(minutes) != is_told
 
 
 def test_a_race_tells_six_looks_in_percent_too():

@@ -140,8 +140,8 @@ def test_what_is_missing_is_measured_cheapest_first_and_once(measured, checkout,
 def test_what_edited_code_trained_in_a_process_of_its_own_is_not_recorded(measured, monkeypatch):
     pretend, said = measuring.measure, []
     monkeypatch.setattr(measuring, "measure", lambda *asked: {**pretend(*asked), "code": "other"})
-    measuring.compute([(SMALL, 3)], say=said.append)
-    assert results.read(SMALL.name) is None
+    (found,) = measuring.compute([(SMALL, 3)], say=said.append).values()
+    assert results.read(SMALL.name) is None and found["is_recorded"] is False
     assert "not recorded" in said[-1] and "the same command records it" in said[-1]
 
 

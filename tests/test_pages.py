@@ -7,6 +7,7 @@ import nbformat
 import pytest
 
 from cifarlib import chapters, classical, colab, files, pages, results, settings, timed
+from cifarlib.errors import InputError
 
 ROOT = Path(colab.__file__).parent.parent
 
@@ -132,6 +133,18 @@ def test_a_new_chapter_gets_its_badge(copied_checkout, monkeypatch):
     files.write_text(path, nbformat.writes(notebook))
     pages.point_to(colab.repository())
     assert path.read_text("utf-8") == whole
+
+
+def test_a_notebook_that_is_none_keeps_all_others_as_they_are(copied_checkout, monkeypatch):
+    monkeypatch.setattr(colab, "ROOT", copied_checkout)
+    monkeypatch.setattr(settings, "checkout_folder", lambda: copied_checkout)
+    monkeypatch.setattr(pages, "stamp_readme", lambda: None)
+    chapters.find()[-1].path.write_text("<<<<<<< HEAD")
+    every = [path for path in copied_checkout.rglob("*") if path.is_file()]
+    before = {path: path.read_bytes() for path in every}
+    with pytest.raises(InputError):
+        pages.point_to("someone/else")
+    assert {path: path.read_bytes() for path in every} == before
 
 
 @pytest.mark.parametrize("name", ["", "owner", "https://github.com/a/b", "a/b/c", "a b/c"])

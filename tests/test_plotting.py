@@ -471,6 +471,21 @@ def test_finished_trials_are_lines_through_their_values_the_best_one_thick():
     assert {"16", "48", "max", "average", "True", "False"} <= set(texts(figure).split())
 
 
+def test_of_equal_trials_the_first_is_the_thick_one():
+    trials = pd.concat([make_trials().iloc[[0]]] * 9, ignore_index=True)
+    trials["width"] = range(9)
+    figure = plotting.plot_parallel(trials, ["width", "learning_rate"])
+    lines = [line for line in figure.axes[0].lines if line.get_xdata()[0] != line.get_xdata()[1]]
+    (best,) = [line for line in lines if line.get_linewidth() > 2]
+    assert best.get_ydata()[0] == 0 and best is lines[-1]
+
+
+def test_the_ends_of_a_narrow_range_are_told_both():
+    rates = np.linspace(0.003, 0.0030008, 9)
+    trials = pd.DataFrame({"state": "finished", "accuracy": np.arange(9) / 9, "rate": rates})
+    assert texts(plotting.plot_parallel(trials, ["rate"])).split().count("0.003") == 2
+
+
 def test_the_ends_of_a_range_of_whole_numbers_are_whole_numbers():
     trials = pd.concat([make_trials().iloc[[0]]] * 9, ignore_index=True)
     trials["width"] = [16, 32, 48, 64, 128, 192, 256, 384, 512]

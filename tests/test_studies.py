@@ -6,6 +6,8 @@ import signal
 import socket
 import subprocess
 import sys
+import time
+from types import SimpleNamespace
 
 import optuna
 import psutil
@@ -273,6 +275,30 @@ def test_a_killed_trial_0_is_tried_again_with_the_default_even_if_it_had_no_valu
     assert studies.begun(study, DEFAULT) == []
     go_on(study, 1)
     assert study.trials[1].params == DEFAULT
+
+
+def test_a_trial_that_is_tried_again_and_killed_while_it_is_proposed_is_not_lost(sleeper):
+    study = begin()
+    go_on(study, 1)
+    given = {**DEFAULT, "width": 99}
+    studies.give_up(study, studies.ask(study, SPACE, DEFAULT, 0), given)
+    study.ask().set_user_attr("worker", told_of(sleeper))  # killed before it was told its values
+    sleeper.kill()
+    sleeper.wait()
+    studies.begun(study, DEFAULT)
+    go_on(study, 1)
+    assert study.trials[-1].params == given
+
+
+def test_a_trial_killed_before_it_said_whose_it_is_counts_for_a_minute(monkeypatch):
+    study = begin()
+    go_on(study, 1)
+    number = study.ask().number
+    assert is_counted(study, number)
+
+    later = time.time() + 61
+    monkeypatch.setattr(studies, "time", SimpleNamespace(time=lambda: later))
+    assert not is_counted(study, number)
 
 
 def test_of_two_that_notice_a_dead_process_one_tries_again(journal, sleeper):

@@ -97,6 +97,11 @@ def test_what_the_registry_begins_with_is_inside_the_standard_space():
     assert tuning._default(training.Config("layered_cnn"), tuning.space_for("layered_cnn"))
 
 
+def test_around_a_rate_of_nothing_nothing_is_searched():
+    with pytest.raises(InputError, match="learning_rate: expected more than 0, found 0"):
+        search(num_trials=1, start=start(learning_rate=0.0), space=["learning_rate"])
+
+
 @pytest.mark.parametrize(("rate", "low", "high"), [(3e-3, 3e-4, 1e-2), (0.24, 0.024, 0.8)])
 def test_rates_of_another_size_are_searched_around_the_default(rate, low, high):
     asked = {"start": start(learning_rate=rate), "space": ["learning_rate"]}
