@@ -296,8 +296,9 @@ def _counts(split: Split) -> dict[str, int]:
 def _best_cache() -> tuple[Split, Split, Description] | None:
     """Open the best photographs decoded before: official, then most, then newest."""
     found, paths = [], []
-    with contextlib.suppress(OSError):  # what cannot be listed holds nothing for us
+    with contextlib.suppress(OSError, InputError):  # where we may not write
         cache.put_back(settings.cache_folder() / "decoded")
+    with contextlib.suppress(OSError):  # what cannot be listed holds nothing for us
         paths = list((settings.cache_folder() / "decoded").glob("[!.]*/about.json"))
     for path in paths:
         try:
