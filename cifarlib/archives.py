@@ -14,6 +14,7 @@ keeping the result: `data` and `cache` do.
 import gzip
 import hashlib
 import io
+import os
 import pickle
 import pickletools
 import re
@@ -171,7 +172,9 @@ def write_binary(
 
     # Named after the file, but never as what is hidden, which nobody would read.
     stem = re.sub(r"(\.tar\.gz|\.tgz)$", "", path.name).replace("binary", "batches-bin")
-    folder = stem.lstrip(".")[:100] or "cifar-10-batches-bin"  # a tar takes no longer one
+    # A tar takes no longer one than 155 bytes.
+    shortened = os.fsencode(stem.lstrip("."))[:100].decode(errors="ignore")
+    folder = shortened or "cifar-10-batches-bin"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with (

@@ -405,7 +405,6 @@ def _execute(
     """Execute what can be executed, and return what kept it from its end, or nothing."""
     from nbgrader.preprocessors import Execute
 
-    deadline = time.monotonic() + total_seconds
     num_shown = 0
     finished = set()
 
@@ -465,6 +464,7 @@ def _execute(
         except (OSError, ValueError) as error:  # such as a file and a folder of one name
             told = getattr(error, "strerror", None) or error
             return _line(f"its small files cannot be placed ({told})")
+        deadline = time.monotonic() + total_seconds  # Windows may have copied the images so far
         try:
             execution.execute_client(client, environment, native_log)
         except DeadKernelError:

@@ -129,7 +129,7 @@ def put_back(parent: Path) -> None:
     for old in parent.glob(".*.old"):
         folder = parent / old.name.removeprefix(".").removesuffix(".old")
         if not folder.exists():
-            with locked(folder):
+            with contextlib.suppress(InputError), locked(folder):  # where we may not write
                 _keep_old(folder)
 
 

@@ -3,7 +3,7 @@
 No sandbox. The code runs with the rights of whoever starts it, can use the network, and whoever
 wants to can undo what is here; only a container or a virtual machine keeps a hostile program in.
 This keeps mistakes in: a loop without end, a list without end, a file written where it does
-not belong. Not for knowing what is executed: `verification` does.
+not belong. Not for knowing what is executed: `verification` and `assignments` do.
 """
 
 import contextlib

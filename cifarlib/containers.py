@@ -45,7 +45,7 @@ _DAMAGED = (
     gzip.BadGzipFile,
     tarfile.TarError,
     zipfile.BadZipFile,
-    NotImplementedError,  # zip: a compression this Python does not have
+    NotImplementedError,  # zip: strong encryption, or of a later version
     RuntimeError,  # zip: encrypted
     ValueError,  # tar: an entry of a header that is no number, or no text
     struct.error,  # zip: an end record without its end

@@ -296,9 +296,8 @@ def _counts(split: Split) -> dict[str, int]:
 def _best_cache() -> tuple[Split, Split, Description] | None:
     """Open the best photographs decoded before: official, then most, then newest."""
     found, paths = [], []
-    with contextlib.suppress(OSError, InputError):  # where we may not write
-        cache.put_back(settings.cache_folder() / "decoded")
     with contextlib.suppress(OSError):  # what cannot be listed holds nothing for us
+        cache.put_back(settings.cache_folder() / "decoded")
         paths = list((settings.cache_folder() / "decoded").glob("[!.]*/about.json"))
     for path in paths:
         try:
@@ -323,7 +322,7 @@ def _best_cache() -> tuple[Split, Split, Description] | None:
             opened = _open_source(_source_of(about["origin"]), force=False)
             if opened[2].kind != "synthetic":
                 return opened
-            fault = f"{fault} to pictures drawn by code."
+            fault = f"{fault}, and its source holds pictures drawn by code."
         except InputError as error:  # its source is gone, for instance
             fault = f"{fault}; {error}"
         _warn(f"{folder}: {fault} Passed over; trying the next source.")

@@ -430,8 +430,10 @@ def _describe(value: Any) -> str:
         code = getattr(value, "__code__", None)
         if code is None:
             return name
-        enclosed = [cell.cell_contents for cell in value.__closure__ or ()]  # what a decorator took
-        beside = value.__defaults__, value.__kwdefaults__, *enclosed
+        enclosed = [cell.cell_contents for cell in value.__closure__ or ()]
+        # What a decorator has taken; the rest may be its counter.
+        taken = [part for part in enclosed if callable(part) and part is not value]
+        beside = value.__defaults__, value.__kwdefaults__, *taken
         told = f", {_describe(beside)}" if any(part is not None for part in beside) else ""
         return f"{name}({joblib.hash(_content(code))}{told})"
     if isinstance(value, np.random.RandomState | np.random.Generator):
@@ -439,7 +441,7 @@ def _describe(value: Any) -> str:
     try:
         # A repr may leave out what matters.
         return f"{type(value).__name__}({joblib.hash(value)})"
-    except pickle.PicklingError as error:
+    except (pickle.PicklingError, TypeError, AttributeError) as error:  # of a lock, a stream
         raise ValueError(f"{value!r}: expected what pickle can write ({error})") from error
 
 
@@ -462,6 +464,8 @@ def _member(name: str, value: Any) -> Any:
     """
     if isinstance(value, property):
         return [_member(name, part) for part in (value.fget, value.fset, value.fdel)]
+    if isinstance(value, functools.cached_property):
+        value = value.func
     if isinstance(value, staticmethod | classmethod):
         value = value.__func__
     is_function = isinstance(value, types.FunctionType)
@@ -470,7 +474,7 @@ def _member(name: str, value: Any) -> Any:
     told = [value.__defaults__, value.__kwdefaults__] if is_function else value
     try:
         described = _describe(told)
-    except ValueError:  # nothing tells it in another session
+    except (ValueError, RecursionError):  # nothing tells it in another session
         described = type(value).__name__
     return (_content(value.__code__), described) if is_function else described
 

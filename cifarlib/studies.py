@@ -159,7 +159,7 @@ def give_up(study: optuna.Study, trial: FrozenTrial | optuna.Trial, params: dict
     """
     trials = [*filter(was_given_up, study.get_trials(deepcopy=False)), trial]
     killed = [t for t in trials if "interrupted" not in t.user_attrs and _wanted(t) == dict(params)]
-    is_second = trial in killed and len(killed) > 1
+    is_second = bool(params) and trial in killed and len(killed) > 1
     # Of several processes that notice it, the first to say so goes on to the second line.
     with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError, ValueError):
         study.tell(trial.number, state=TrialState.PRUNED if is_second else TrialState.FAIL)

@@ -444,8 +444,9 @@ def test_small_pickle_does_not_fill_the_memory(read_python_batches, content):
         tracemalloc.stop()
 
 
-def test_an_archive_may_have_a_long_name(tmp_path, tiny):
-    path = archives.write_binary(tmp_path / f"{'n' * 200}.tar.gz", *tiny)
+@pytest.mark.parametrize("stem", ["n" * 200, "é" * 80])
+def test_an_archive_may_have_a_long_name(tmp_path, tiny, stem):
+    path = archives.write_binary(tmp_path / f"{stem}.tar.gz", *tiny)
     assert archives.read(path).layout == "official binary"
 
 

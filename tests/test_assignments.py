@@ -599,6 +599,11 @@ RIGHT_TOO = [
     ("tune_by_layer", TUNE),
     ("find_leaks", FIND_LEAKS),
     ("count_unequal", COUNT_UNEQUAL),
+    (
+        "forest_grid",
+        "def forest_grid():\n"
+        "    return {'n_estimators': np.arange(100, 301, 100), 'max_depth': [None, 5]}",
+    ),
 ]
 LOOKS_RIGHT = [
     (
@@ -936,7 +941,8 @@ kernel = get_ipython().kernel
 in_lines = {{"name": "stderr", "text": ["as Jupyter ", "allows it"]}}
 kernel.session.send(kernel.iopub_socket, "stream", in_lines, parent=kernel.get_parent("shell"))
 decoded = next(pathlib.Path(os.environ["CIFARLIB_CACHE"], "decoded").iterdir())
-for folder in (pathlib.Path({outside!r}), decoded):
+# Where nobody may make links, it is a copy of one's own.
+for folder in filter(None, (pathlib.Path({outside!r}), decoded.is_symlink() and decoded)):
     try:
         (folder / "mine").write_text("mine")
     except PermissionError:

@@ -4,10 +4,8 @@ import argparse
 import dataclasses
 import importlib.util
 import json
-import os
 import re
 import shlex
-import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -53,20 +51,6 @@ def archive(tmp_path, build, tiny):
 
 
 @pytest.fixture
-def run_cli(archive, monkeypatch):
-    """Return a function that runs a command in a process of its own, on the archive."""
-    monkeypatch.setenv("CIFARLIB_SOURCE", str(archive))
-    program = "import sys; from cifarlib import cli; sys.exit(cli.main(sys.argv[1:]))"
-
-    def run(*words: str, env: dict[str, str], stdout) -> subprocess.CompletedProcess:
-        command = [sys.executable, "-c", program, *words]
-        env = {**os.environ, **env}
-        return subprocess.run(command, env=env, stdout=stdout, stderr=subprocess.PIPE, text=True)
-
-    return run
-
-
-@pytest.fixture
 def fail(monkeypatch):
     """Return a function that makes every command that describes the data fail."""
 
@@ -92,35 +76,6 @@ def error_of(capsys):
         return status, line
 
     return run
-
-
-# Output
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="has no full device")
-@pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_output_that_cannot_be_written_is_a_failure_told_in_a_line(run_cli, unbuffered):
-    with Path("/dev/full").open("w") as full:
-        ended = run_cli("data", "info", stdout=full, env={"PYTHONUNBUFFERED": unbuffered})
-    assert ended.returncode == 1
-    assert re.fullmatch("cifarlib: .*No space left on device.*\n", ended.stderr)
-
-
-@pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_a_reader_that_goes_away_changes_no_status(run_cli, tmp_path, unbuffered):
-    (tmp_path / "a.zip").write_bytes(b"none")
-    reading, writing = os.pipe()
-    os.close(reading)
-    env = {"PYTHONUNBUFFERED": unbuffered}
-    try:
-        fine = run_cli("data", "info", stdout=writing, env=env)
-        verify = "submit", "--verify", "--no-execute", str(tmp_path / "a.zip")
-        faulty = run_cli(*verify, stdout=writing, env=env)
-    finally:
-        os.close(writing)
-    assert (fine.returncode, fine.stderr) == (0, "")
-    assert faulty.returncode == 1
-    assert faulty.stderr == "cifarlib: 1 of 1 submissions need to be looked into.\n"
 
 
 # Help
@@ -379,6 +334,30 @@ def test_reader_that_has_gone_is_no_error(run_python, archive, monkeypatch, argu
     process.stdout.close()
     assert process.stderr.read() == ""
     assert process.wait(60) == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such pipes")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_reader_that_has_gone_changes_no_status(run_python, tmp_path, monkeypatch, unbuffered):
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
+    (tmp_path / "a.zip").write_bytes(b"none")
+    process = run_python(START, "submit", "--verify", "--no-execute", tmp_path / "a.zip")
+    process.stdout.close()
+    told = "cifarlib: 1 of 1 submissions need to be looked into.\n"
+    assert (process.stderr.read(), process.wait(60)) == (told, 1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="has no full device")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_output_that_cannot_be_written_is_a_failure_told_in_a_line(
+    run_python, archive, monkeypatch, unbuffered
+):
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
+    with Path("/dev/full").open("w") as full:
+        process = run_python(START, "data", "info", "--source", archive, stdout=full)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert re.fullmatch("cifarlib: .*No space left on device.*\n", errors)
 
 
 def test_output_that_is_not_a_terminal_shows_no_progress_bar(run_python, monkeypatch):

@@ -423,6 +423,21 @@ def test_a_cache_that_was_being_replaced_when_its_program_was_killed_is_found(ar
     assert data.describe().cache == str(folder)
 
 
+def test_a_cache_that_cannot_be_put_back_keeps_no_other_away(
+    tmp_path, build, archive, sized, monkeypatch
+):
+    earlier = build.pack(tmp_path / "earlier.tar", build.binary(*sized(5)))
+    expected = data.fetch(earlier)
+    folder = Path(data.fetch(archive).cache)
+    folder.rename(folder.with_name(f".{folder.name}.old"))
+
+    def refuse(*_, **__):
+        raise PermissionError(errno.EACCES, "not yours", str(folder))
+
+    monkeypatch.setattr(cache.filelock, "FileLock", refuse)
+    assert data.describe() == expected
+
+
 def test_an_archive_that_became_drawn_pictures_keeps_no_photographs_away(
     tmp_path, build, archive, sized
 ):

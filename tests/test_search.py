@@ -11,6 +11,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -657,6 +658,7 @@ def test_a_journal_with_lines_of_something_else_is_refused(problem, tmp_path, wi
         search_over(witness, tmp_path).fit(*problem)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has other words for it")
 def test_a_journal_of_a_name_that_no_disk_takes_is_refused(problem, tmp_path, witness):
     grid = {"C": [0.01, 1]}
     journal = tmp_path / ("j" * 300)
@@ -703,15 +705,50 @@ def test_what_a_function_holds_tells_it_from_others():
         ("@staticmethod\n    def size(): return 1", "@staticmethod\n    def size(): return 2"),
         ("@classmethod\n    def size(cls): return 1", "@classmethod\n    def size(cls): return 2"),
         ("@property\n    def size(self): return 1", "@property\n    def size(self): return 2"),
+        ("@cached\n    def size(self): return 1", "@cached\n    def size(self): return 2"),
     ],
 )
 def test_an_edit_of_any_member_of_a_class_is_noticed(before, after):
     described = []
     for member in (before, after, before):
         space = {"BaseEstimator": BaseEstimator, "__name__": "mine"}
+        space["cached"] = functools.cached_property
         exec(f"class Own(BaseEstimator):\n    {member}", space)
         described.append(search._describe(space["Own"]()))
     assert described[0] != described[1] and described[0] == described[2]
+
+
+def counted(function):
+    count = 0
+
+    @functools.wraps(function)
+    def wrapper(*arguments):
+        nonlocal count
+        count += 1
+        wrapper.calls = count
+        return function(*arguments)
+
+    return wrapper
+
+
+class Guarded(BaseEstimator):
+    """An estimator with what no pickle holds, and with itself."""
+
+    LOCK = threading.Lock()
+
+    def fit(self, X, y, out=sys.stderr):
+        return self
+
+
+Guarded.USUAL = Guarded()
+
+
+def test_what_nothing_tells_in_another_session_does_not_keep_anybody_from_searching():
+    wrapped = counted(scored)
+    before = search._describe(wrapped)
+    wrapped(1, 2, 3)
+    assert search._describe(wrapped) == before
+    assert search._describe(Guarded()) == search._describe(Guarded())
 
 
 def test_in_a_folder_each_search_has_a_journal_of_its_own(problem, tmp_path, witness, num_fits):
