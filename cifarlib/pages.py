@@ -149,16 +149,17 @@ def point_to(owner_and_name: str) -> None:
         advice = "Write it as GitHub shows it."
         raise InputError("repository", "OWNER/NAME", repr(owner_and_name), advice)
     results.folder()  # refuses where there is no checkout
-    known = chapters.find()
+    with_badge = [chapter.path for chapter in chapters.find()]
     # All are read before the first is written.
-    notebooks = {c.path: chapters.read(c.path) for c in (*known, *assignments.find())}
+    paths = [*with_badge, *(assignment.path for assignment in assignments.find())]
+    notebooks = {path: chapters.read(path) for path in paths}
     project = colab.ROOT / "pyproject.toml"
     line = f'Repository = "https://github.com/{owner_and_name}"'
     text = re.sub(r"^Repository = .*$", line, project.read_text(encoding="utf-8"), flags=re.M)
     files.write_text(project, text)
     cloned = f"https://github.com/{owner_and_name} "
     for path, notebook in notebooks.items():
-        if path in {chapter.path for chapter in known}:
+        if path in with_badge:
             first = notebook.cells[0]
             title, _, rest = colab.BADGE.sub("", first.source).partition("\n\n")
             first.source = f"{title}\n\n{colab.badge(path.name)}\n\n{rest}"
