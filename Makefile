@@ -97,6 +97,7 @@ benchmarks: environment
 	$(BIN)/python benchmarks/linear.py --record
 	$(BIN)/python benchmarks/prediction.py --record
 	$(BIN)/python benchmarks/training.py --record
+	$(BIN)/python benchmarks/assignments.py --record
 
 environment:
 	@# An environment does not survive that its folder is moved.

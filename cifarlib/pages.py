@@ -1,6 +1,6 @@
-"""README and the chapters' headings, where they quote recorded results or name the repository.
+"""README, the teaching guide and headings, where they quote records or name the repository.
 
-    python -m cifarlib.pages                # fills README from results/
+    python -m cifarlib.pages                # fills README and the guide from results/
     python -m cifarlib.pages OWNER/NAME     # writes another repository wherever one is named
 
 These pages never state a measured number of their own. They hold marked places, and `stamp` fills
@@ -23,7 +23,7 @@ def stamp(text: str) -> str:
     """Return a page of Markdown with its marked places filled from the recorded results.
 
     A place is ``<!-- results: WHAT -->…<!-- end -->``, where WHAT is ``chapters``,
-    ``benchmarks``, ``linear``, ``networks`` or ``time NN``.
+    ``benchmarks``, ``linear``, ``networks``, ``assignments`` or ``time NN``.
 
     Raises:
         KeyError: if a place asks for something unknown.
@@ -39,12 +39,13 @@ def stamp(text: str) -> str:
 
 
 def stamp_readme() -> None:
-    """Fill the marked places of the checkout's README."""
-    path = results.folder().parent / "README.md"
+    """Fill the marked places of the checkout's README, and of that of its assignments."""
+    root = results.folder().parent
     with results.alone():
-        text = path.read_text(encoding="utf-8")
-        if (stamped := stamp(text)) != text:
-            files.write_text(path, stamped)
+        for path in (root / "README.md", root / "assignments" / "README.md"):
+            text = path.read_text(encoding="utf-8")
+            if (stamped := stamp(text)) != text:
+                files.write_text(path, stamped)
 
 
 _PROFILES = "quick", "full"
@@ -119,6 +120,31 @@ def _linear_table() -> str:
     return "\n".join(rows)
 
 
+def _assignments_table() -> str:
+    from cifarlib import staleness
+
+    rows = [
+        "| assignment | seconds | of processor time | GiB of memory | n | on |",
+        "|---|--:|--:|--:|--:|---|",
+    ]
+    found = [result for result in results.read_all() if result.name.startswith("assignment-")]
+    of_other_code = staleness.stale(found)
+    for result in sorted(found, key=lambda result: result.name):
+        details = result.details
+        mark = _STALE if result.name in of_other_code else ""
+        seconds, processor = map(_in_seconds, (result.values, details["processor_seconds"]))
+        memory = max(details["peak_memory_gib"])
+        rows.append(
+            f"| {details['assignment']}{mark} | {seconds} | {processor} | {memory:.1f} "
+            f"| {len(result.values)} | {result.hardware} ({_data_of(result)}) |"
+        )
+    return "\n".join(rows)
+
+
+def _in_seconds(values: Sequence[float]) -> str:
+    return f"{statistics.median(values):.0f} ({min(values):.0f} to {max(values):.0f})"
+
+
 def _networks_table() -> str:
     from cifarlib import leaderboard
 
@@ -131,6 +157,7 @@ _PLACES = {
     "benchmarks": _benchmarks_table,
     "linear": _linear_table,
     "networks": _networks_table,
+    "assignments": _assignments_table,
 }
 
 

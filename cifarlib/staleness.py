@@ -1,9 +1,9 @@
 """Which records are about other code or another configuration than today's.
 
-A record of a network, a race, a linear model, a prediction or another benchmark holds a digest of
-what decides its figures; here it is compared with today's. Not for an ablation, whose variants its
-benchmark alone knows, and does not ask, nor for times of a chapter, which are about the day they
-were measured.
+A record of a network, a race, a linear model, a prediction, an assignment or another benchmark
+holds a digest of what decides its figures; here it is compared with today's. Not for an ablation,
+whose variants its benchmark alone knows, and does not ask, nor for times of a chapter, which are
+about the day they were measured.
 """
 
 import functools
@@ -20,7 +20,7 @@ def is_stale(result: results.Result) -> bool:
     """Tell whether a record is about other code or another configuration than today's.
 
     One of ``_QUESTIONS``: that of a network, a race, a linear model, how fast a model predicts, or
-    of code timed beside what it replaces.
+    of code that is timed, that of a graded assignment among it.
     For races and times of training, how networks are computed counts as well.
     """
     return _question(result)(result)
@@ -115,5 +115,6 @@ _QUESTIONS: dict[str, Callable[[results.Result], bool]] = {
     "benchmark-fast": _is_race_stale,
     "linear-": _is_linear_stale,
     "prediction-": _is_prediction_stale,
+    "assignment-": _is_timed_stale,
     "benchmark-": _is_timed_stale,  # after that of races
 }

@@ -6,6 +6,7 @@ whether a record's code is today's: `staleness` compares.
 
 import ast
 import hashlib
+import json
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -24,9 +25,9 @@ def code(*paths: str) -> dict[str, object]:
     """Return what the record of a benchmark tells of the code whose times it holds.
 
     Args:
-        *paths: files of Python in which the time is spent, the benchmark's own among them,
-            relative to the root of the checkout. Docstrings and comments on lines of their own do
-            not count.
+        *paths: files of Python or notebooks in which the time is spent, the benchmark's own among
+            them, relative to the root of the checkout. Of Python docstrings and comments on lines
+            of their own do not count, of notebooks all but the sources of code cells.
 
     Returns:
         ``code_of``, the paths, and ``code``, their digest.
@@ -40,11 +41,14 @@ def code(*paths: str) -> dict[str, object]:
 
 
 def _code(path: Path) -> str:
-    """Return a file's lines but for docstrings and comments, as ruff formats them.
+    """Return the lines that count of a file, of Python as ruff formats it.
 
     By lines, since what `ast` and `tokenize` make of a file differs between versions of Python.
     """
     text = path.read_text(encoding="utf-8")
+    if path.suffix == ".ipynb":
+        cells = json.loads(text)["cells"]
+        return "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")
     tree = ast.parse(text)
     docstrings = set(_lines(_docstrings(tree)))
     strings = set(_lines(node for node in ast.walk(tree) if isinstance(node, ast.Constant)))

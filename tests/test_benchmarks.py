@@ -10,11 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
 
-from cifarlib import errors, recipes, results, staleness, training
+from cifarlib import errors, pages, recipes, results, staleness, training
 
 ROOT = Path(__file__).parents[1]
 if not (ROOT / "benchmarks").is_dir():
@@ -35,7 +36,7 @@ def test_every_benchmark_says_how_it_is_used(path, capsys, monkeypatch):
     [
         *(
             (name, [], "nowhere: expected an archive or a folder")
-            for name in ("ablation", "data", "fast", "grid", "linear", "training")
+            for name in ("ablation", "assignments", "data", "fast", "grid", "linear", "training")
         ),
         ("networks", ["--list"], "nowhere: expected an archive or a folder"),
         ("prediction", ["resnet"], "Did you mean resnet18?"),
@@ -59,6 +60,7 @@ def test_bad_input_ends_a_benchmark_in_one_line(name, arguments, told, monkeypat
     ("name", "option", "value", "told"),
     [
         ("data", "--repeat", "2", "--record: expected --repeat"),
+        ("assignments", "--repeat", "1", "--record: expected --repeat"),
         ("prediction", "--repeats", "2", "--record: expected --repeats"),
         ("grid", "--size", "40000", "--record: expected all images"),
         ("training", "--size", "4000", "--record: expected the default --size"),
@@ -190,6 +192,69 @@ def test_every_benchmark_that_is_recorded_can_be_stale(monkeypatch):
         if found.name.startswith("benchmark-") and not found.name.startswith("benchmark-fast")
     ]
     assert timed and all({"code", "code_of"} <= set(found.details) for found in timed)
+
+
+@pytest.fixture
+def grading(photographs, monkeypatch, tmp_path):
+    """Return the benchmark of assignments, with one source that answers nothing."""
+    module = loaded("assignments")
+    path = tmp_path / "assignments" / "source" / "01_none" / "01_none.ipynb"
+    path.parent.mkdir(parents=True)
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("pass")]), path)
+    tmp_path.joinpath("benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "assignments.py").write_text("pass\n")
+    monkeypatch.setattr(module.timed, "_ROOT", tmp_path)
+    return module
+
+
+def test_what_grading_takes_is_recorded_until_the_assignment_changes(
+    grading, monkeypatch, tmp_path
+):
+    figures = iter([(3.0, 4.0, 0.5), (1.0, 2.0, 0.7), (2.0, 6.0, 0.6)])
+    monkeypatch.setattr(grading, "graded", lambda path: grading.Grading(*next(figures)))
+    monkeypatch.setattr(sys, "argv", ["assignments.py", "--record"])
+    grading.main()
+    (found,) = recorded = results.read_all()
+    assert (found.name, found.chapter, found.values) == ("assignment-01", "02", (3.0, 1.0, 2.0))
+    assert staleness.stale(recorded) == set()
+    place = "<!-- results: assignments --><!-- end -->"
+    row = f"| 2 (1 to 3) | 4 (2 to 6) | 0.7 | 3 | {found.hardware} (JPEG copy of the data) |"
+    assert f"| 01_none {row}" in pages.stamp(place)
+    path = next(tmp_path.rglob("01_none.ipynb"))
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells.insert(0, nbformat.v4.new_markdown_cell("A sentence is no code."))
+    nbformat.write(notebook, path)
+    assert staleness.stale(recorded) == set()
+    path.write_text(path.read_text().replace('"pass"', '"fail"'))
+    assert staleness.stale(recorded) == {"assignment-01"}
+    assert f"| 01_none (stale: of other code) {row}" in pages.stamp(place)
+
+
+@pytest.mark.parametrize(
+    ("graded", "told"),
+    [
+        ({"points": 2, "by_hand": 1}, "expected a solution that earns all points, found count"),
+        ({"problem": "timed out"}, "found timed out"),
+    ],
+)
+def test_a_grading_that_was_cut_short_is_not_timed(graded, told, grading, monkeypatch):
+    whole = {"points": 3, "by_hand": 1, "possible": 4, "problem": ""}
+    marks = [{"task": "count", "reason": "no"}, {"task": "tell", "reason": ""}]
+    line = json.dumps([{**whole, "marks": marks, **graded}])
+    start = subprocess.Popen
+    monkeypatch.setattr(
+        grading.subprocess,
+        "Popen",
+        lambda command, **files: start([sys.executable, "-c", f"print({line!r})"], **files),
+    )
+    with pytest.raises(errors.CifarlibError, match=told):
+        grading.graded(Path("01_none.ipynb"))
+
+
+def test_a_grading_that_fails_tells_why(grading):
+    """The program itself, which refuses a file that is not there."""
+    with pytest.raises(errors.CifarlibError, match=r"nowhere.ipynb could not be graded: .*nowhere"):
+        grading.graded(Path("nowhere.ipynb"))
 
 
 @pytest.fixture

@@ -153,8 +153,9 @@ def test_numbers_in_the_heading_come_from_results(path):
     assert pages.stamp(source) == source
 
 
-def test_numbers_in_readme_come_from_results():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("folder", [".", "assignments"])
+def test_numbers_in_readme_come_from_results(folder):
+    text = (ROOT / folder / "README.md").read_text(encoding="utf-8")
     assert pages.stamp(text) == text, "run: python -m cifarlib.pages"
     unmarked = re.sub(r"<!-- results: .*?<!-- end -->", "", text, flags=re.DOTALL)
     assert not re.search(r"\d\s*(%|×|s\b|ms\b|seconds|GiB|MiB)", unmarked), "a typed measurement"
