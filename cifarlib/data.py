@@ -181,7 +181,8 @@ class _Source(NamedTuple):
 
     name: str
     state: Any
-    get_archive: Callable[[bool], Path]  # told whether to get it anew
+    # Of the archive while it is read; told whether to get it anew.
+    archive: Callable[[bool], contextlib.AbstractContextManager[Path]]
 
 
 def _open(
@@ -240,13 +241,11 @@ def _open_source(source: _Source, force: bool) -> tuple[Split, Split, Descriptio
     folder = settings.cache_folder() / "decoded" / f"{stem}-{digest}"
 
     def build() -> None:
-        path = source.get_archive(force)
-        try:
-            archive = archives.read(path)
-        except InputError as error:
-            if _is_address(source.name):
-                path.unlink()  # our own copy: the next call gets it anew
-            raise _UnreadableError(*error.args) from error
+        with source.archive(force) as path:
+            try:
+                archive = archives.read(path)
+            except InputError as error:
+                raise _UnreadableError(*error.args) from error
         num_channels = archive.train.images.shape[-1]
         if num_channels != 3:
             raise _UnreadableError(
@@ -355,7 +354,13 @@ def _named_source(named: str) -> _Source:
         from urllib.request import url2pathname
 
         named = url2pathname(urllib.parse.urlparse(named).path)
+    elif scheme := re.match(r"[a-z][a-z0-9+.-]*://", named, re.IGNORECASE):
+        advice = "Download it by other means, and name the file with CIFARLIB_SOURCE or --source."
+        raise InputError(named, _READABLE, scheme[0], advice)
     return _file_source(settings.expand(named))
+
+
+_READABLE = "an archive or a folder (or an http address, or the word synthetic)"
 
 
 def _is_address(named: str) -> bool:
@@ -365,13 +370,13 @@ def _is_address(named: str) -> bool:
 def _file_source(path: Path) -> _Source:
     path = Path(os.path.realpath(path))  # resolve() fails at a link to itself
     try:
-        return _Source(str(path), _file_state(path), lambda anew: path)
+        return _Source(str(path), _file_state(path), lambda anew: contextlib.nullcontext(path))
     except PermissionError as error:
         raise containers.forbidden(error, path) from error
     except OSError as error:
         raise InputError(
             path,
-            "an archive or a folder (or an http address, or the word synthetic)",
+            _READABLE,
             f"nothing there ({error.strerror})",
             "Correct CIFARLIB_SOURCE or --source, or leave both out: CIFAR-10 is then looked for "
             "and downloaded.",
@@ -400,7 +405,12 @@ def _synthetic_source() -> _Source:
 
     archive = settings.cache_folder() / "downloads" / "cifar-10-synthetic-binary.tar.gz"
     source_code = hashlib.sha256(Path(synthetic.__file__).read_bytes()).hexdigest()
-    return _Source("synthetic", source_code, lambda anew: synthetic.write_archive(archive))
+
+    @contextlib.contextmanager
+    def drawn(anew: bool) -> Iterator[Path]:
+        yield synthetic.write_archive(archive)
+
+    return _Source("synthetic", source_code, drawn)
 
 
 def _address_source(address: str) -> _Source:
@@ -433,10 +443,13 @@ def _downloaded(name: str) -> Path:
     return settings.cache_folder() / "downloads" / name
 
 
-def _downloader(mirrors: tuple, name: str, sha256: str | None) -> Callable[[bool], Path]:
+def _downloader(
+    mirrors: tuple, name: str, sha256: str | None
+) -> Callable[[bool], contextlib.AbstractContextManager[Path]]:
     target = _downloaded(name)
 
-    def get_archive(anew: bool) -> Path:
+    @contextlib.contextmanager
+    def downloaded(anew: bool) -> Iterator[Path]:
         from cifarlib import download
 
         places = [download.Mirror(*mirror) for mirror in mirrors]
@@ -446,15 +459,16 @@ def _downloader(mirrors: tuple, name: str, sha256: str | None) -> Callable[[bool
         if anew and target.exists():
             target.replace(previous)
         try:
-            return download.fetch(places, target, sha256)
-        except BaseException:
-            if previous.exists():
+            yield download.fetch(places, target, sha256)
+        except BaseException as error:
+            if isinstance(error, _UnreadableError):
+                target.unlink()  # our own copy: the next call gets it anew
+            if previous.exists():  # which could be read
                 previous.replace(target)
             raise
-        finally:
-            previous.unlink(missing_ok=True)
+        previous.unlink(missing_ok=True)
 
-    return get_archive
+    return downloaded
 
 
 def _local_archives() -> Iterator[Path]:

@@ -399,6 +399,25 @@ def test_failed_force_loses_nothing(tmp_path, server, archive):
     assert downloaded == [archive.read_bytes()]
 
 
+def test_an_archive_is_kept_until_one_that_replaces_it_can_be_read(server, archive):
+    content = archive.read_bytes()
+    url = server.offer("b.tar.gz", content, content[:-100], 404)
+    before = data.fetch(url)
+    with pytest.raises(InputError, match="damaged or truncated"):
+        data.fetch(url, force=True)
+    for array in Path(before.cache).glob("*.npy"):
+        array.unlink()
+    with pytest.warns(UserWarning, match="is missing; it was read anew"):
+        assert data.fetch(url).fingerprint == before.fingerprint
+    assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize("address", ["ftp://example.org/cifar.tar.gz", "S3://images/cifar.zip"])
+def test_an_address_of_another_kind_is_no_path(address):
+    with pytest.raises(InputError, match=r"found (ftp|S3)://\. Download it by other means"):
+        data.fetch(address)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems take no such names")
 def test_names_that_are_no_text_are_read(tmp_path, folder):
     picture = next(folder.rglob("*.png"))
@@ -412,7 +431,8 @@ def test_an_address_without_a_name_gets_one(server, archive, monkeypatch):
     source = data._address_source("http://example.org/a/..")
     asked = []
     monkeypatch.setattr("cifarlib.download.fetch", lambda mirrors, path, _: asked.append(path))
-    source.get_archive(False)
+    with source.archive(False):
+        pass
     assert asked[0].name == "archive"
 
 
