@@ -13,7 +13,10 @@ from typing import Any
 
 
 def each(
-    function: Callable[..., Any], calls: Sequence[tuple], num_jobs: int = 1
+    function: Callable[..., Any],
+    calls: Sequence[tuple],
+    num_jobs: int = 1,
+    check: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[int, Any, Exception | None]]:
     """Call a function with each of several tuples of arguments.
 
@@ -23,6 +26,8 @@ def each(
         function: of a module; its arguments and what it returns go from process to process.
         calls: the arguments of each call, begun in this order.
         num_jobs: calls at once, at least one. One is made in this process.
+        check: called in this process before each call is begun; if it raises, that is what the
+            call raised, and no process is started for it.
 
     Yields:
         As soon as a call has ended, its place among ``calls``, what it returned, and what it
@@ -31,6 +36,7 @@ def each(
     if num_jobs == 1:
         for place, arguments in enumerate(calls):
             try:
+                check()
                 yield place, function(*arguments), None
             except Exception as error:  # told to whoever asked, who may want the others
                 yield place, None, error
@@ -38,7 +44,7 @@ def each(
     leave_room()
     with futures.ThreadPoolExecutor(num_jobs) as threads:
         places = {
-            threads.submit(_in_a_process, function, arguments): place
+            threads.submit(_in_a_process, function, arguments, check): place
             for place, arguments in enumerate(calls)
         }
         try:
@@ -59,8 +65,9 @@ def leave_room() -> None:
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 
-def _in_a_process(function: Callable[..., Any], arguments: tuple) -> Any:
+def _in_a_process(function: Callable[..., Any], arguments: tuple, check: Callable[[], None]) -> Any:
     """Call it in a process that ends with it, and takes along its memory and what it broke."""
+    check()
     context = multiprocessing.get_context("spawn")  # Keras's backends do not survive a fork
     # A pool each, since a process that is killed takes all calls of its pool with it.
     with futures.ProcessPoolExecutor(1, context) as pool:

@@ -64,6 +64,9 @@ def compare(
 ) -> Comparison:
     """Train each variant with each seed.
 
+    At the end `keras.utils.clear_session` frees what the networks have left behind, and takes
+    Keras's global settings, such as a number format, back to their defaults.
+
     Args:
         variants: a name and a configuration each; its own seed is not used.
         seeds: different whole numbers, at least one.

@@ -31,7 +31,8 @@ def filters(model: keras.Model) -> np.ndarray:
             kernel = ops.convert_to_numpy(layer.kernel).transpose(3, 0, 1, 2)
             largest = np.abs(kernel).max(axis=(1, 2, 3), keepdims=True)
             return (0.5 + kernel / np.maximum(largest, 1e-12) / 2).astype(np.float32)
-    raise _no_maps(model, "a convolution")
+    advice = "Those of networks that are layers of it are not looked into."
+    raise InputError(f"model {model.name}", "a convolution among its layers", "none", advice)
 
 
 def feature_maps(model: keras.Model, images: np.ndarray, layer: str | None = None) -> np.ndarray:
@@ -124,7 +125,8 @@ def _find(model: keras.Model, name: str | None) -> keras.layers.Layer:
         if is_map and _has_places(layer) and math.prod(_shape(layer)[1:-1]) > 1:
             found = layer
     if found is None:
-        raise _no_maps(model, "a layer with places")
+        advice = "Networks of dense layers have no feature maps."
+        raise InputError(f"model {model.name}", "a layer with places", "none", advice)
     return found
 
 
@@ -139,11 +141,6 @@ def _has_places(layer: keras.layers.Layer) -> bool:
     if len(shape) != 3:
         return len(shape) == 4
     return shape[1] is not None and math.isqrt(shape[1]) ** 2 == shape[1]
-
-
-def _no_maps(model: keras.Model, expected: str) -> InputError:
-    advice = "Networks of dense layers have no feature maps."
-    return InputError(f"model {model.name}", expected, "none", advice)
 
 
 def _as_grid(maps):

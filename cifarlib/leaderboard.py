@@ -79,10 +79,10 @@ def overview() -> pd.DataFrame:
         A row for each record, by colour and accuracy, named ``"model, recipe"``, with ``color``,
         ``accuracy`` and its ``sd`` (fractions), ``n``, ``epochs``, ``parameters``,
         ``multiply_adds`` of an image, those of ``training`` a seed, its ``minutes`` (NaN if
-        several machines trained the seeds, or one several at once) and what they were
-        ``trained_on``, ``milliseconds`` for one image on one core, ``images_per_second`` on one
-        core in batches, ``megabytes`` on disk, ``calibration_error`` (a fraction), ``data_kind``,
-        and ``is_stale``.
+        several machines trained the seeds, or one several at once, or nobody knows) and what they
+        were ``trained_on``, ``milliseconds`` for one image on one core, ``images_per_second`` on
+        one core in batches, ``megabytes`` on disk, ``calibration_error`` (a fraction),
+        ``data_kind``, and ``is_stale``.
         Speed and size on disk are those of the network in colour; NaN for what is not recorded,
         and for those of another design than today's.
     """
@@ -116,7 +116,7 @@ def _row_of(result: results.Result, model: str) -> dict[str, Any]:
     if predicted and is_stale(predicted):
         predicted = None
     details = predicted.details if predicted else {}
-    is_shared = any((count or 1) > 1 for count in result.details.get("num_at_once", []))
+    is_shared = any(count != 1 for count in result.details.get("num_at_once", []))
     is_mixed = is_shared or "; " in result.hardware  # of several machines
     return {
         "accuracy": result.mean,

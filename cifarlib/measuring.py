@@ -6,6 +6,7 @@ said where one more recipe was wanted: the modern one had missed a claim. Chapte
 for saying what is measured (`entries`), nor for showing it (`leaderboard`).
 """
 
+import functools
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -87,7 +88,8 @@ def compute(
     say(f"{data.current()}\n{devices.describe()}")
     calls = [(entry, seed, deadline) for entry, seed in pairs]
     measured, is_out_of_time = {}, False
-    for place, row, error in at_once.each(measure, calls, num_jobs):
+    check = functools.partial(_check_time, deadline)
+    for place, row, error in at_once.each(measure, calls, num_jobs, check):
         entry, seed = pairs[place]
         if error is None:
             measured[entry, seed] = row
@@ -143,11 +145,10 @@ def measure(entry: Entry, seed: int, deadline: float | None = None) -> dict[str,
 
     def stop(row: dict[str, float]) -> None:
         new_epochs.append(row["epoch"])
-        if deadline is not None and time.monotonic() > deadline and row["epoch"] < config.epochs:
-            raise OutOfTimeError
+        if row["epoch"] < config.epochs:
+            _check_time(deadline)
 
-    if deadline is not None and time.monotonic() > deadline:
-        raise OutOfTimeError
+    _check_time(deadline)
     config = entry.config(seed)
     commit = results.current_commit()  # now: somebody may commit while it trains
     run = training.train(config, kept_in=kept_runs(), on_epoch=stop)
@@ -165,6 +166,11 @@ def measure(entry: Entry, seed: int, deadline: float | None = None) -> dict[str,
         "is_whole": 1 in new_epochs,
         "code": training.code_digest(config),
     }
+
+
+def _check_time(deadline: float | None) -> None:
+    if deadline is not None and time.monotonic() > deadline:
+        raise OutOfTimeError
 
 
 def kept_runs() -> Path:

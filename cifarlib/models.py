@@ -10,6 +10,7 @@ are chapter 6. Where a project left out its layers, the design here is ours, and
 """
 
 import dataclasses
+import itertools
 import json
 import math
 from collections.abc import Callable
@@ -177,15 +178,20 @@ def multiply_adds(network: keras.Model, size: int | None = None) -> int:
     if size not in (None, network.input_shape[1]):
         inputs = keras.Input((size, size, network.input_shape[-1]))
         network = keras.models.clone_model(network, input_tensors=inputs)
-    return sum(_multiply_adds(layer) for layer in network.layers)
+    # By calls, of which a layer may have several; a sequential model keeps them in another.
+    calls = getattr(network, "_functional", network)._nodes_by_depth.values()
+    return sum(
+        _multiply_adds(call.operation, call.outputs[0].shape)
+        for call in itertools.chain.from_iterable(calls)
+    )
 
 
-def _multiply_adds(layer: keras.Layer) -> int:
+def _multiply_adds(layer: keras.Layer, shape: tuple[int | None, ...]) -> int:
+    """Count those of a layer, or of a network within one, whose output has a shape."""
     if isinstance(layer, keras.Model):
         return multiply_adds(layer)
     if isinstance(layer, layers.MultiHeadAttention):
-        output = layer.output  # beside it there may be the scores
-        places = (output[0] if isinstance(output, (tuple, list)) else output).shape[1]
+        places = shape[1]
         projections = sum(math.prod(v.shape) for v in layer.weights if v.path.endswith("kernel"))
         # Every place asks every other, and adds up what they answer.
         return projections * places + 2 * places**2 * layer.num_heads * layer.key_dim
@@ -193,7 +199,7 @@ def _multiply_adds(layer: keras.Layer) -> int:
     kernels = [kernel for name in names if (kernel := getattr(layer, name, None)) is not None]
     if not kernels:
         return 0
-    places = math.prod(layer.output.shape[1:-1])  # () is 1: a dense layer without places
+    places = math.prod(shape[1:-1])  # () is 1: a dense layer without places
     return sum(math.prod(kernel.shape) for kernel in kernels) * places
 
 

@@ -184,7 +184,7 @@ def point_to(owner_and_name: str) -> None:
     line = f'Repository = "https://github.com/{owner_and_name}"'
     text = re.sub(r"^Repository = .*$", line, project.read_text(encoding="utf-8"), flags=re.M)
     files.write_text(project, text)
-    cloned = f"https://github.com/{owner_and_name} "
+    cloned = f"https://github.com/{owner_and_name} "  # as chapters.CLONED has it
     for path, notebook in notebooks.items():
         if path in with_badge:
             first = notebook.cells[0]
@@ -192,12 +192,9 @@ def point_to(owner_and_name: str) -> None:
             first.source = f"{title}\n\n{colab.badge(path.name)}\n\n{rest}"
         for cell in notebook.cells:
             if cell.cell_type == "code":
-                cell.source = _CLONED.sub(cloned, cell.source)
+                cell.source = chapters.CLONED.sub(cloned, cell.source)
         files.write_text(path, nbformat.writes(notebook) + "\n")
     stamp_readme()
-
-
-_CLONED = re.compile(r"https://github\.com/[\w.-]+/[\w.-]+ ")
 
 
 def _main(words: Sequence[str]) -> int:

@@ -121,7 +121,7 @@ def begun(study: optuna.Study, default: Mapping[str, Any]) -> list[FrozenTrial]:
     """
     for trial in study.get_trials(deepcopy=False):
         if trial.state == TrialState.RUNNING and _is_dead(trial):
-            wanted = _wanted(trial) if trial.number else default
+            wanted = asked(trial) if trial.number else default
             give_up(study, trial, wanted)
     return [
         trial
@@ -158,7 +158,7 @@ def give_up(study: optuna.Study, trial: FrozenTrial | optuna.Trial, params: dict
     as pruned. To be interrupted by the user is not to be killed.
     """
     trials = [*filter(was_given_up, study.get_trials(deepcopy=False)), trial]
-    killed = [t for t in trials if "interrupted" not in t.user_attrs and _wanted(t) == dict(params)]
+    killed = [t for t in trials if "interrupted" not in t.user_attrs and asked(t) == dict(params)]
     is_second = bool(params) and trial in killed and len(killed) > 1
     # Of several processes that notice it, the first to say so goes on to the second line.
     with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError, ValueError):
@@ -167,7 +167,7 @@ def give_up(study: optuna.Study, trial: FrozenTrial | optuna.Trial, params: dict
             _try_again(study, params)
 
 
-def _wanted(trial: FrozenTrial | optuna.Trial) -> dict[str, Any]:
+def asked(trial: FrozenTrial | optuna.Trial) -> dict[str, Any]:
     """Return the parameters a trial has, or was to get: it may have died in between."""
     return trial.user_attrs.get("again") or trial.params
 

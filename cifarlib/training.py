@@ -105,7 +105,7 @@ class Config:
         elif not getattr(self.model, "__name__", "").isidentifier():
             advice = "Give it a name with def."
             raise InputError("model", "a function with a name", repr(self.model), advice)
-        # Once: what a path names may be another file, or gone, before the training ends.
+        # Not when it is trained: what a path names may be another file by then, or gone.
         found = self.model if callable(self.model) else models.find(self.model)
         object.__setattr__(self, "_design", found)
         if not isinstance(self.augmentation, (tuple, list)):
@@ -273,6 +273,7 @@ def train(
     scaling = _scaling(pictures, kept, config)
     keras.utils.set_random_seed(config.seed)
     network = models.build(config.design, config.color, scaling)
+    begun_with = _own_weights(config, network)
     whitening.adapt(network, pictures, kept)
     if callable(config.model):
         state = random.getstate()  # Keras seeds each layer from it, the check's as well
@@ -296,6 +297,7 @@ def train(
             del asked["model"]  # under whatever name, the design is the same
             name = _digest(
                 json.dumps(asked, sort_keys=True).encode(),
+                *begun_with,
                 _source_of_learning(config.optimizer),
                 _SOURCE_OF_KERNELS,
             )
@@ -310,8 +312,9 @@ def train(
             held.callback(compute.free, [session.learner.pictures, session.learner.labels])
             run_folder = held.enter_context(claim)
             if run_folder and runs.is_finished(run_folder.path):
-                # Another process trained it: waiting for that has taken its time already.
-                progress.remember(run_folder.path, 0)
+                if kept_in is not None:
+                    # Another process trained it: waiting for that has taken its time already.
+                    progress.remember(run_folder.path, 0)
                 return _read(run_folder.path, config, description)
             if run_folder and (checkpoint := run_folder.load_checkpoint()):
                 session.restore(*checkpoint)
@@ -335,7 +338,8 @@ def _about_images(config: Config, description: data.Description | None) -> dict[
         told = "cifarlib.training.train in Python, on images of one's own"
         return {"data_kind": "own images", "data_fingerprint": None, "command": told}
     kind, fingerprint = description.kind, description.fingerprint
-    return {"data_kind": kind, "data_fingerprint": fingerprint, "command": command(config)}
+    told = results.on_backend(command(config), [keras.backend.backend()])
+    return {"data_kind": kind, "data_fingerprint": fingerprint, "command": told}
 
 
 def _read(folder: Path, config: Config, description: data.Description | None) -> runs.Run:
@@ -708,7 +712,7 @@ def _numbers(model: dict[str, Any]) -> str:
 
 
 def data_digest(train_split: Split | None = None) -> str:
-    """Return what tells training images and labels apart; None for those of `data.load_cifar10`."""
+    """Return what tells training images and labels apart, those of `data.load_cifar10` if None."""
     pictures, labels = train_split or data.load_cifar10()[0]
     pictures, labels = np.ascontiguousarray(pictures), np.ascontiguousarray(labels, np.int32)
     return _digest(str(pictures.shape).encode(), pictures, labels)
@@ -817,24 +821,61 @@ def _described(network: keras.Model) -> bytes:
         text = re.sub(f'(?<!"activation": )"{re.escape(name)}"(?!:)', f'"#{index}"', text)
     every = list(network._flatten_layers())
     own = {type(layer) for layer in every if _is_own(type(layer))}
+    registered = keras.saving.get_custom_objects().items()  # activations, initializers
+    own |= {each for name, each in registered if json.dumps(name) in text and _is_own(each)}
     # A number format is called by a name, too, and so is as good as lost above.
     formats = {layer.dtype_policy.name for layer in every} - {"float32"}
     return "".join([text, *sorted(formats), *sorted(map(_source_of, own))]).encode()
 
 
-def _is_own(kind: type) -> bool:
-    """Tell whether a layer is somebody's own; its configuration does not tell what it does."""
-    return kind.__module__.partition(".")[0] not in ("keras", "cifarlib")
+def _own_weights(config: Config, network: keras.Model) -> list[np.ndarray]:
+    """Return the weights that a network of somebody's own begins with.
+
+    What a function does beside building layers no configuration tells: it may load weights.
+    """
+    if not callable(config.model) or not _is_own(config.model):
+        return []
+    return [_value(variable) for variable in network.weights]
 
 
-def _source_of(kind: type) -> str:
-    """Return the source of a layer's methods, which a notebook has, too, unlike that of classes."""
-    classes = itertools.takewhile(_is_own, kind.__mro__)
-    methods = [each for own in classes for each in vars(own).values() if inspect.isfunction(each)]
+def _is_own(part: Any) -> bool:
+    """Tell whether a part is somebody's own; a network's configuration does not tell its code."""
+    return part.__module__.partition(".")[0] not in ("keras", "cifarlib")
+
+
+def _source_of(part: type | Callable[..., Any]) -> str:
+    """Return a function's source, or that of a class's methods, with its constants.
+
+    A notebook has it, too, unlike that of classes.
+    """
+    if inspect.isclass(part):
+        classes = itertools.takewhile(_is_own, part.__mro__)
+        members = [entry for own in classes for entry in vars(own).items()]
+    else:
+        members = [("", part)]
+    functions = [each for _, member in members for each in _functions(member)]
+    constants = [
+        f"{name} = {member!r}"
+        for name, member in members
+        if not name.startswith("_") and isinstance(member, (bool, int, float, str))
+    ]
+    name = f"{part.__module__}.{part.__qualname__}"
     try:
-        return repr(kind) + "".join(map(inspect.getsource, methods))
+        return "\n".join([name, *constants, *map(inspect.getsource, functions)])
     except OSError:  # typed into Python's own prompt
-        return repr(kind) + "".join(each.__code__.co_code.hex() for each in methods)
+        return "\n".join([name, *constants, *(f.__code__.co_code.hex() for f in functions)])
+
+
+def _functions(member: Any) -> list[Callable[..., Any]]:
+    """Return the functions that a member of a class is made of."""
+    if isinstance(member, (staticmethod, classmethod)):
+        member = member.__func__
+    if isinstance(member, functools.cached_property):
+        member = member.func
+    parts = [member]
+    if isinstance(member, property):
+        parts = [member.fget, member.fset, member.fdel]
+    return [part for part in parts if inspect.isfunction(part)]
 
 
 def _without_defaults(config: Any) -> Any:

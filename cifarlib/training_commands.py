@@ -12,7 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cifarlib import models, progress, recipes, settings, training
+import keras
+
+from cifarlib import models, progress, recipes, results, settings, training
 from cifarlib.arguments import COMMANDS, Parser, add_debug, named_path, whole_numbers
 from cifarlib.errors import CifarlibError, InputError, nearest
 
@@ -70,20 +72,7 @@ def tune(arguments: Sequence[str]) -> None:
     journal = journal or f"runs/tuned-{start.model_name}-{start.color}.journal"
     # Beside its journal, so that another search does not replace it.
     output = output or f"{journal.removesuffix('.journal').removesuffix('.json')}.json"
-    if not output.endswith(".json"):
-        advice = "It stands for a model only by this ending."
-        raise InputError("output", "a name that ends in .json", repr(output), advice)
-    if Path(output).resolve() == Path(journal).resolve():
-        raise InputError("output", "another file than the journal", repr(output), "Name another.")
-    try:  # now, not after the search
-        Path(output).parent.mkdir(parents=True, exist_ok=True)
-        if Path(output).is_dir():
-            raise IsADirectoryError(errno.EISDIR, "a folder")
-        if not os.access(Path(output).parent, os.W_OK):
-            raise PermissionError(errno.EACCES, "a folder where you may not write")
-    except OSError as error:
-        told = f"{error.strerror}"
-        raise InputError(output, "a file to write to", told, "Name another.") from error
+    _check_output(output, journal)  # now, not after the search
     tuned = tuning.tune(
         start,
         search,
@@ -104,6 +93,7 @@ def tune(arguments: Sequence[str]) -> None:
             if number and not is_named:
                 arguments = [*arguments, option, str(number)]
     command = shlex.join(["cifarlib", "tune", *arguments])
+    command = results.on_backend(command, [keras.backend.backend()])
     if count or also:
         budget = {"epochs": epochs or training.Config("baseline").epochs, "train_size": None}
         kept = settings.cache_folder() / "runs"
@@ -118,6 +108,24 @@ def tune(arguments: Sequence[str]) -> None:
     tuning.write(tuned, output, command, final=final, also=also, epochs=epochs)
     quoted = _quoted(output)
     print(f"{output} has it; next: cifarlib train {quoted} --recipe tuned --color {start.color}")
+
+
+def _check_output(output: str, journal: str) -> None:
+    """Refuse a file that could not be written, or that no command would take for a model."""
+    if not output.endswith(".json"):
+        advice = "It stands for a model only by this ending."
+        raise InputError("output", "a name that ends in .json", repr(output), advice)
+    if Path(output).resolve() == Path(journal).resolve():
+        raise InputError("output", "another file than the journal", repr(output), "Name another.")
+    try:
+        Path(output).parent.mkdir(parents=True, exist_ok=True)
+        if Path(output).is_dir():
+            raise IsADirectoryError(errno.EISDIR, "a folder")
+        if not os.access(Path(output).parent, os.W_OK):
+            raise PermissionError(errno.EACCES, "a folder where you may not write")
+    except OSError as error:
+        told = f"{error.strerror}"
+        raise InputError(output, "a file to write to", told, "Name another.") from error
 
 
 def _quoted(path: str | Path) -> str:

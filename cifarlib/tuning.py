@@ -110,7 +110,7 @@ class Tuning(NamedTuple):
         if number not in self.trials.index:
             told = f"a number up to {self.trials.index.max()}"
             raise InputError("trial", told, repr(number), "Look into .trials.")
-        params = self.study.trials[number].params if number else self.default
+        params = studies.asked(self.study.trials[number]) if number else self.default
         return _config(self.start, params)
 
     @property
@@ -230,7 +230,8 @@ def tune(
     depends on the seed, the trial's number and the trials before it, so that a study that was
     stopped goes on as if it had not been. A trial that diverges or runs out of memory is recorded
     as failed; one whose process was killed is tried again, where the same machine goes on: of
-    another machine's processes nobody here knows whether they live.
+    another machine's processes nobody here knows whether they live. After each trial
+    `keras.utils.clear_session` takes Keras's global settings back to their defaults.
 
     Args:
         start: trial 0, the default, and all that is not searched: colour, epochs, train_size,

@@ -70,6 +70,21 @@ def test_a_process_that_is_killed_is_an_error_and_the_others_go_on():
     assert found == {1: ["well", None], 2: ["well", None]}
 
 
+@pytest.mark.parametrize("num_jobs", [1, 2])
+def test_what_its_check_forbids_is_not_begun(num_jobs, tmp_path):
+    paths = [tmp_path / str(number) for number in range(4)]
+    answers = iter([None, TimeoutError("over"), TimeoutError("over"), TimeoutError("over")])
+
+    def check():
+        if answer := next(answers):
+            raise answer
+
+    calls = [(str(path),) for path in paths]
+    told = {place: error for place, _, error in at_once.each(written, calls, num_jobs, check)}
+    assert [isinstance(told[place], TimeoutError) for place in range(4)].count(True) == 3
+    assert [path.exists() for path in paths].count(True) == 1
+
+
 def test_who_is_interrupted_begins_nothing_more(tmp_path):
     paths = [tmp_path / str(number) for number in range(20)]
     with pytest.raises(KeyboardInterrupt):

@@ -107,7 +107,12 @@ def test_answers_are_those_to_the_images_in_use(monkeypatch):
 
 @pytest.mark.parametrize(
     ("second", "is_told"),
-    [({}, True), ({"accelerators": ["NVIDIA H200"]}, False), ({"num_at_once": 4}, False)],
+    [
+        ({}, True),
+        ({"accelerators": ["NVIDIA H200"]}, False),
+        ({"num_at_once": 4}, False),
+        ({"num_at_once": None}, False),
+    ],
 )
 def test_minutes_are_told_of_one_machine_that_trained_one_seed_at_a_time(second, is_told):
     measuring.record(SMALL, {3: {**row(), "num_at_once": 1}})

@@ -264,6 +264,16 @@ def test_a_network_within_a_network_is_counted():
     assert models.multiply_adds(outer) == models.multiply_adds(inner) + 100
 
 
+def test_a_layer_that_is_used_twice_is_counted_twice():
+    layer = keras.layers.Conv2D(3, 3, padding="same")
+    inputs = keras.Input((8, 8, 3))
+    pooled = keras.layers.MaxPooling2D()(layer(inputs))
+    network = keras.Model(inputs, layer(pooled))
+    layer(keras.Input((32, 32, 3)))  # which is no part of this network
+    assert models.multiply_adds(network) == 3 * 3 * 3 * 3 * (8 * 8 + 4 * 4)
+    assert models.multiply_adds(network, 16) == 4 * models.multiply_adds(network)
+
+
 def test_a_separable_convolution_has_two_kernels():
     layer = keras.layers.SeparableConv2D(8, 3, strides=2, padding="same")
     network = keras.Sequential([keras.Input((32, 32, 4)), layer])

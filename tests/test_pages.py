@@ -118,6 +118,8 @@ def test_another_repository_is_written_everywhere_and_nowhere_else(copied_checko
         assert colab.repository() == "a-teacher/lessons.2027"
         for path, text in before.items():
             assert path.read_text("utf-8") == text.replace(old, "a-teacher/lessons.2027")
+            now, then = chapters.read(path), nbformat.reads(text, as_version=4)
+            assert chapters.code_digest(now) == chapters.code_digest(then), "of the same outputs"
     assert stamped == ["a-teacher/lessons.2027"] * 2
 
 

@@ -1,6 +1,7 @@
 """Training: every field does something, kills leave no trace, and the test set stays closed."""
 
 import dataclasses
+import functools
 import inspect
 import json
 import os
@@ -24,6 +25,7 @@ from cifarlib import (
     models,
     progress,
     recipes,
+    results,
     runs,
     splits,
     training,
@@ -332,7 +334,8 @@ def test_a_kept_run_on_images_of_ones_own_is_one_of_the_data_set_if_they_are_the
     run = training.train(asked, kept_in=tmp_path)
     assert run.folder == own.folder
     assert run.metrics["data_kind"] == run.metrics["data_fingerprint"] == "tiny"
-    assert run.metrics["command"] == training.command(asked)
+    on_backend = results.on_backend(training.command(asked), [keras.backend.backend()])
+    assert run.metrics["command"] == on_backend
     assert runs.read(run.folder).metrics == run.metrics
     again = training.train(asked, Split(*train), kept_in=tmp_path)
     assert again.metrics == run.metrics, "by whatever name, they are those of the data set"
@@ -813,6 +816,67 @@ def test_a_layer_of_ones_own_that_does_something_else_is_another_design(monkeypa
     assert digest() != before
 
 
+def one(x):
+    return x + 1
+
+
+def other(x):
+    return x + 2
+
+
+@pytest.mark.parametrize("wrap", [staticmethod, classmethod, property, functools.cached_property])
+def test_whatever_a_layer_of_ones_own_is_made_of_is_part_of_its_design(wrap, monkeypatch):
+    def digest(value):
+        monkeypatch.setattr(Shifted, "part", value, raising=False)
+        inputs = keras.Input((4,))
+        return training.design_digest(keras.Model(inputs, Shifted()(inputs)))
+
+    values = [wrap(one), wrap(other), 2, 3, "linear", "cubic"]
+    digests = list(map(digest, values))
+    assert list(map(digest, values)) == digests and len(set(digests)) == len(values)
+
+
+class Begun(keras.initializers.Initializer):
+    """An initializer whose configuration does not say what it does."""
+
+    changed = staticmethod(one)
+
+    def __call__(self, shape, dtype=None):
+        return self.changed(keras.ops.zeros(shape, dtype))
+
+
+@pytest.mark.parametrize("kind", ["activation", "initializer"])
+def test_a_registered_part_that_does_something_else_is_another_design(kind, monkeypatch):
+    register = keras.saving.register_keras_serializable("test", "part")
+    digests = []
+    for function in (one, one, other):
+        if kind == "initializer":
+            monkeypatch.setattr(Begun, "changed", staticmethod(function))
+        part = register(Begun if kind == "initializer" else function)
+        options = {"kernel_initializer": part()} if kind == "initializer" else {"activation": part}
+        inputs = keras.Input((4,))
+        layer = keras.layers.Dense(2, **options)
+        digests.append(training.design_digest(keras.Model(inputs, layer(inputs))))
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_weights_that_a_design_of_ones_own_begins_with_are_in_the_name_of_a_kept_run(
+    split, tmp_path
+):
+    """As of a network that others have trained, whose convolutions stay as they are."""
+
+    def name(value):
+        def transferred(x):
+            first = keras.layers.Conv2D(4, 3, trainable=False)
+            maps = first(x)
+            first.kernel.assign(keras.ops.full(first.kernel.shape, value))
+            return keras.layers.Dense(10)(keras.layers.GlobalAveragePooling2D()(maps))
+
+        return folder_of(config(model=transferred), split, tmp_path)
+
+    assert name(0.0) == name(0.0) != name(1.0)
+
+
 class Unregistered(keras.layers.Layer):
     """A layer that Keras cannot make from a file."""
 
@@ -968,6 +1032,16 @@ def test_a_kept_run_is_read_again_and_an_interrupted_one_resumed(split, base_run
     assert again.folder.parent == tmp_path / "kept"
     with filelock.FileLock(again.folder / ".lock"):  # as of a process that reads it, too
         assert training.train(config(), split, kept_in=tmp_path / "kept").folder == again.folder
+
+
+@once
+def test_a_finished_run_that_is_read_counts_the_seconds_it_took(split, tmp_path, monkeypatch):
+    monkeypatch.setattr(progress, "_remembered", {})
+    run = training.train(config(), split, folder=tmp_path / "run")
+    assert sum(progress._remembered.values()) == 0, "they have been taken already"
+    monkeypatch.setattr(progress, "_remembered", {})  # as in another process
+    training.train(config(), split, folder=tmp_path / "run", resume=True)
+    assert sum(progress._remembered.values()) == pytest.approx(run.metrics["seconds"])
 
 
 def test_a_kept_run_that_another_process_trains_is_waited_for(

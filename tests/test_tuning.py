@@ -229,6 +229,15 @@ def test_a_trial_that_was_interrupted_is_told_and_has_no_accuracy_of_its_own(jou
     assert f"Default: {problem.score(start()):.2%}" in str(tuned)
 
 
+def test_a_trial_that_waits_for_its_second_try_is_configured_as_it_will_be(journal):
+    with pytest.raises(KeyboardInterrupt):
+        search(journal, 3, stumbles={3: KeyboardInterrupt()})
+    tuned = search(journal, 2)  # which looks, and tries nothing again
+    waiting = tuned.study.trials[3]
+    assert waiting.state.name == "WAITING" and not waiting.params
+    assert tuned.config(3) == tuned.config(2) != tuned.config(0)
+
+
 def test_the_default_is_never_too_large_even_when_it_is_tried_again(journal):
     with pytest.raises(KeyboardInterrupt):
         search(journal, 1, max_multiply_adds=1, stumbles={1: KeyboardInterrupt()})
