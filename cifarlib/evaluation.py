@@ -51,11 +51,13 @@ def probabilities(model, X: np.ndarray) -> np.ndarray:
 
     Raises:
         TypeError: if the model is neither.
+        ValueError: if it was fitted to other classes than those from 0 to 9.
     """
     if hasattr(model, "predict_proba"):
+        classes = _check_labels(np.asarray(model.classes_), "classes of the model")
         told = np.asarray(model.predict_proba(X))
         every = np.zeros((len(told), len(CLASS_NAMES)), told.dtype)
-        every[:, np.asarray(model.classes_, int)] = told  # not of classes that it never saw
+        every[:, classes] = told  # not of classes that it never saw
         return every
     if hasattr(model, "predict") and hasattr(model, "layers"):
         return scipy.special.softmax(np.asarray(model.predict(X, verbose=0), np.float64), axis=1)
@@ -76,12 +78,13 @@ def accuracy(labels: np.ndarray, answers: np.ndarray, confidence: float = 0.95) 
         confidence: coverage of the interval.
 
     Raises:
-        ValueError: if there are no labels, or not as many answers.
+        ValueError: if there are no labels, or not as many answers, or the confidence is none.
 
     >>> print(accuracy(np.array([0, 1, 2, 3]), np.array([0, 1, 2, 0])))
     75.00% (30.06% to 95.44%, n = 4)
     """
     labels, answers = _check(labels, answers)
+    _check_confidence(confidence)
     result = scipy.stats.binomtest(int((labels == answers).sum()), len(labels))
     interval = result.proportion_ci(confidence, method="wilson")
     return Estimate(result.statistic, interval.low, interval.high, len(labels))
@@ -156,8 +159,13 @@ def reliability(labels: np.ndarray, predicted: np.ndarray, num_bins: int = 10) -
 
     Returns:
         A row for each bin that holds images: mean ``confidence``, share ``right``, ``images``.
+
+    Raises:
+        ValueError: if these are no labels and probabilities, or there is not one bin.
     """
     labels, predicted = _check_probabilities(labels, predicted)
+    if num_bins < 1:
+        raise ValueError(f"num_bins: expected at least 1, found {num_bins}")
     confidence = predicted.max(axis=1)
     right = predicted.argmax(axis=1) == labels
     edges = np.linspace(0, 1, num_bins + 1)
@@ -279,10 +287,17 @@ def accuracy_difference(
         num_samples: data sets drawn from this one, with replacement.
         confidence: coverage of the interval.
         seed: of the drawing.
+
+    Raises:
+        ValueError: if there are no labels, or a row has not as many answers, or there is no row,
+            or the confidence is none.
     """
+    _check_confidence(confidence)
     right = []
     for answers in (first, second):
         checked = [_check(labels, row) for row in np.atleast_2d(answers)]
+        if not checked:
+            raise ValueError("answers: expected a row for each seed, at least one, found none")
         right.append(np.mean([truth == said for truth, said in checked], axis=0))
     # Images that gain equally are interchangeable: drawing images is drawing from these values.
     values, counts = np.unique(right[1] - right[0], return_counts=True)
@@ -316,8 +331,7 @@ def mean_difference(first: np.ndarray, second: np.ndarray, confidence: float = 0
             f"expected two values or more on each side, in pairs, "
             f"found shapes {first.shape} and {second.shape}"
         )
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence: expected more than 0 and less than 1, found {confidence}")
+    _check_confidence(confidence)
     gains = second - first
     if not np.isfinite(gains).all():
         raise ValueError("expected numbers on each side, found NaN or infinity")
@@ -369,6 +383,11 @@ def most_confident_mistakes(
     labels, predicted = _check_probabilities(labels, predicted)
     wrong = np.flatnonzero(predicted.argmax(axis=1) != labels)
     return wrong[np.argsort(-predicted[wrong].max(axis=1), kind="stable")][:count]
+
+
+def _check_confidence(confidence: float) -> None:
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence: expected more than 0 and less than 1, found {confidence}")
 
 
 def _check(labels: np.ndarray, answers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

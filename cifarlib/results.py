@@ -223,12 +223,16 @@ def read(name: str) -> Result | None:
     path = folder() / f"{name}.json"
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(fields, dict):
+            raise ValueError("no object")
+        if missing := [field for field in Result._fields if field not in fields]:
+            raise ValueError(f"one without {missing[0]}")
         fields["values"] = tuple(fields["values"])
         fields["seeds"] = fields["seeds"] and tuple(fields["seeds"])
         return Result(**fields)
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         advice = "Restore it with git, or measure again."
         raise InputError(path, "a recorded result", f"{error}", advice) from error
 

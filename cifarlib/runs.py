@@ -63,12 +63,13 @@ _DAMAGE = (
 class RunFolder:
     """A run's folder, held by this process; made by `claim`."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, asked: dict[str, Any]):
         self.path = path
+        self._asked = asked
 
     def save_checkpoint(self, arrays: Mapping[str, np.ndarray], history: list[dict]) -> None:
         """Replace the checkpoint, and write the history beside it."""
-        about = {"history": history, "arrays": sorted(arrays)}
+        about = {"history": history, "arrays": sorted(arrays), "asked": self._asked}
         path = self.path / "checkpoint.npz"
         try:
             with files.replacing(path) as file:
@@ -85,7 +86,7 @@ class RunFolder:
         """Return the arrays and the history of the last checkpoint, None before the first.
 
         Raises:
-            InputError: if the file is damaged.
+            InputError: if the file is damaged, or another run's.
         """
         path = self.path / "checkpoint.npz"
         if not path.exists():
@@ -98,6 +99,8 @@ class RunFolder:
             about = json.loads(str(arrays.pop("about")))
             if about["arrays"] != sorted(arrays):
                 raise ValueError("arrays are missing")
+            if about.get("asked", self._asked) != self._asked:  # older ones do not tell
+                raise ValueError("of another run")
             history = about["history"]
         except _DAMAGE as error:
             advice = "Delete the folder and start the run again."
@@ -169,14 +172,14 @@ def claim(
         if not is_finished(path):  # that says what it was finished with
             files.write_json(path / "config.json", asked)
         try:
-            yield RunFolder(path)
+            yield RunFolder(path, asked)
         except BaseException:
             outcome = (path / "checkpoint.npz", path / "metrics.json")
             if not any(file.exists() for file in outcome):  # nothing came of it
                 (path / "config.json").unlink(missing_ok=True)
             raise
     finally:
-        if not (path / "config.json").exists():  # it was not ours to lock
+        if not _has_run(path, asked):  # it was not ours to lock
             with contextlib.suppress(OSError):  # before the release: then it may be another's
                 (path / ".lock").unlink()
         lock.release()
@@ -202,10 +205,10 @@ def _check_claim(path: Path, asked: dict[str, Any], resume: bool) -> None:
             raise InputError(path, "a run, or an empty folder", found, "Name another folder.")
         return
     try:
-        before = json.loads(config.read_text(encoding="utf-8"))
-        if not isinstance(before, dict):
-            raise ValueError("not an object")
-    except (ValueError, OSError) as error:
+        before = _configuration(path)
+        if before.keys().isdisjoint(asked):
+            raise ValueError("another program's")
+    except (ValueError, OSError, RecursionError) as error:
         advice = "Name another folder."
         raise InputError(config, "a run's configuration", str(error), advice) from error
     if not resume:
@@ -224,6 +227,21 @@ def _check_claim(path: Path, asked: dict[str, Any], resume: bool) -> None:
     if not is_same_code and not is_finished(path):
         advice = "Name another folder, or go on with the cifarlib that began it."
         raise InputError(path, "a run that this training code began", "one of other code", advice)
+
+
+def _configuration(path: Path) -> dict[str, Any]:
+    found = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    if not isinstance(found, dict):
+        raise ValueError("not an object")
+    return found
+
+
+def _has_run(path: Path, asked: dict[str, Any]) -> bool:
+    """Tell whether a folder has the configuration of a run, whatever its values."""
+    try:
+        return not _configuration(path).keys().isdisjoint(asked)
+    except (ValueError, OSError, RecursionError):
+        return False
 
 
 # For what nobody asks for in so many words.
@@ -276,9 +294,13 @@ def read(path: str | Path) -> Run:
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(path, "a whole run", f"a damaged one ({error})", advice) from error
     model = load_model(path / "model.keras")
-    if model.input_shape[-1] != models.CHANNELS[metrics["color"]]:
-        found = f"one of a network for {model.input_shape[-1]} channels"
+    shape = getattr(model, "input_shape", None) or [None]
+    if shape[-1] != models.CHANNELS[metrics["color"]]:
+        found = f"one of a network for {shape[-1]} channels"
         raise InputError(path, f"a run in {metrics['color']}", found, advice)
+    if (count := model.count_params()) != metrics["parameters"]:
+        told = f"a network of {metrics['parameters']:,} parameters, as metrics.json says"
+        raise InputError(path / "model.keras", told, f"one of {count:,}", advice)
     return Run(model, history, metrics, path)
 
 

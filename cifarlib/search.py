@@ -15,6 +15,7 @@ import time
 import types
 import warnings
 from collections.abc import Iterator
+from numbers import Real
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -108,8 +109,8 @@ class ResumableGridSearchCV(GridSearchCV):
             CifarlibError: if the time budget ended before one candidate was finished, a worker
                 died, or the journal cannot be written.
             ValueError: if every candidate failed, with what the first one said, if the grid is
-                empty, names a parameter that is not there or holds a function without a name, or
-                for several metrics.
+                empty, names a parameter that is not there or holds a function without a name, for
+                several metrics, or for a time budget or a journal that is none.
         """
         X, y = indexable(X, y)
         if isinstance(self.scoring, list | tuple | set | dict):
@@ -117,6 +118,11 @@ class ResumableGridSearchCV(GridSearchCV):
         if callable(self.refit):
             advice = "choose among cv_results_ yourself, and fit that"
             raise ValueError(f"refit: expected True or False, found a function; {advice}")
+        budget = self.time_budget
+        if budget is not None and not (isinstance(budget, Real) and budget >= 0):
+            raise ValueError(f"time_budget: expected seconds, from 0, found {budget!r}")
+        if self.journal is not None and not str(self.journal):
+            raise ValueError("journal: expected a path, or None, found nothing")
         began = time.monotonic()
         splitter = check_cv(self.cv, y, classifier=is_classifier(self.estimator))
         folds = list(splitter.split(X, y))

@@ -7,7 +7,7 @@ import linecache
 import os
 import sys
 from collections.abc import Iterator
-from numbers import Real
+from numbers import Integral, Real
 from pathlib import Path
 from typing import NamedTuple
 
@@ -190,7 +190,8 @@ def split_validation(train: Split, fraction: float = 0.1, seed: int = 0) -> tupl
         The smaller training set and the validation set, each in the order of ``train``.
 
     Raises:
-        ValueError: if a class has too few images for the fraction.
+        ValueError: if a class has too few images for the fraction, there are not as many labels
+            as images, or the seed is no whole number from 0.
 
     Example:
         >>> images = np.zeros((40, 32, 32, 3), np.uint8)
@@ -199,6 +200,13 @@ def split_validation(train: Split, fraction: float = 0.1, seed: int = 0) -> tupl
         ((30, 32, 32, 3), [1, 1, 1, 1, 1, 1, 1, 1, 1, 1])
     """
     images, labels = train
+    if np.ndim(labels) != 1 or len(labels) != len(images):
+        found = f"{len(images)} images, labels of shape {np.shape(labels)}"
+        raise ValueError(f"train: expected a label for each image, found {found}")
+    if not isinstance(seed, Integral) or not 0 <= seed < 2**32:
+        raise ValueError(f"seed: expected a whole number from 0 below 2**32, found {seed!r}")
+    if isinstance(fraction, Real) and not isinstance(fraction, Integral):
+        fraction = float(fraction)  # scikit-learn takes no other
     kept, held_out = validation_places(labels, fraction, seed)
     return Split(images[kept], labels[kept]), Split(images[held_out], labels[held_out])
 

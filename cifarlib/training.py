@@ -239,7 +239,9 @@ def train(
         resume: go on with the run in that folder; start it if there is none.
         kept_in: instead of a folder for this run, one for many: each lies under a name made
             from everything that decides its outcome, and is read, or resumed, when the same is
-            asked for again of the same code; what another process trains is waited for.
+            asked for again of the same code; what another process trains is waited for. Of a
+            design of your own its configuration counts, its first weights, and the code of layers
+            and registered parts of your own; what such code refers to elsewhere does not.
         on_epoch: called with each new row of the history; what it raises ends the training.
 
     Returns:
@@ -276,8 +278,9 @@ def train(
     begun_with = _own_weights(config, network)
     whitening.adapt(network, pictures, kept)
     if callable(config.model):
-        state = random.getstate()  # Keras seeds each layer from it, the check's as well
+        state = random.getstate()  # Keras seeds each layer from it, the checks' as well
         runs.check_loadable(network)
+        _check_new(config, network)
         random.setstate(state)
     precision = compute.choose_precision(config.precision, network)
     claim = contextlib.nullcontext()
@@ -826,6 +829,21 @@ def _described(network: keras.Model) -> bytes:
     # A number format is called by a name, too, and so is as good as lost above.
     formats = {layer.dtype_policy.name for layer in every} - {"float32"}
     return "".join([text, *sorted(formats), *sorted(map(_source_of, own))]).encode()
+
+
+def _check_new(config: Config, network: keras.Model) -> None:
+    """Refuse a design that gives each network the same weights to train: runs would go on."""
+    if not _is_own(config.model):
+        return
+    again = models.build(config.design, config.color)
+    known = {id(variable) for variable in network.trainable_variables}
+    if shared := [v for v in again.trainable_variables if id(v) in known]:
+        raise InputError(
+            f"design {config.model_name}",
+            "new layers at each call",
+            f"weights that it gives to all of its networks ({shared[0].path})",
+            "Make the layers inside of it, or a copy of them: keras.models.clone_model.",
+        )
 
 
 def _own_weights(config: Config, network: keras.Model) -> list[np.ndarray]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import keras
 
-from cifarlib import models, progress, recipes, results, settings, training
+from cifarlib import layered, models, progress, recipes, results, settings, training
 from cifarlib.arguments import COMMANDS, Parser, add_debug, named_path, whole_numbers
 from cifarlib.errors import CifarlibError, InputError, nearest
 
@@ -126,6 +126,12 @@ def _check_output(output: str, journal: str) -> None:
     except OSError as error:
         told = f"{error.strerror}"
         raise InputError(output, "a file to write to", told, "Name another.") from error
+    if Path(output).exists():
+        try:
+            layered.read(output)
+        except InputError as error:
+            told = "none yet, or what an earlier search has found", "another file"
+            raise InputError(output, *told, "Name another.") from error
 
 
 def _quoted(path: str | Path) -> str:

@@ -699,6 +699,17 @@ def test_a_file_that_would_be_no_model_is_refused_before_the_search(synthetic_so
     assert "a file to write to, found a folder" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("content", ['{"name": "settings"}', '{"model": "a", "seconds": 1}', ""])
+def test_a_search_writes_over_no_file_but_that_of_an_earlier_search(
+    synthetic_source, capsys, content
+):
+    Path("mine.json").write_text(content)
+    assert cli.main([*TUNE, "--num-trials", "1", "--journal", "mine.journal"]) == 2
+    told = "mine.json: expected none yet, or what an earlier search has found, found another file"
+    assert told in capsys.readouterr().err
+    assert Path("mine.json").read_text() == content and not Path("mine.journal").exists()
+
+
 @pytest.mark.parametrize("option", ["--finalists", "--final-epochs"])
 def test_finals_that_make_no_sense_are_refused_before_the_search(synthetic_source, capsys, option):
     assert cli.main([*TUNE, "--num-trials", "1", option, "-1"]) == 2

@@ -340,6 +340,35 @@ def test_an_interval_of_no_numbers_is_refused(values, confidence, told):
         evaluation.mean_difference([0, 1], values, confidence)
 
 
+@pytest.mark.parametrize("confidence", [0, 1, -0.9, 95, np.nan])
+def test_a_confidence_that_is_none_is_refused_everywhere(confidence):
+    labels = np.arange(10)
+    for call in (
+        lambda: evaluation.accuracy(labels, labels, confidence),
+        lambda: evaluation.accuracy_difference(labels, labels, labels, confidence=confidence),
+    ):
+        with pytest.raises(ValueError, match="confidence: expected more than 0"):
+            call()
+
+
+def test_a_difference_needs_answers_on_both_sides():
+    labels = np.arange(10)
+    with pytest.raises(ValueError, match="a row for each seed, at least one"):
+        evaluation.accuracy_difference(labels, np.zeros((0, 10), int), labels)
+
+
+def test_calibration_needs_a_bin(predicted):
+    with pytest.raises(ValueError, match="num_bins: expected at least 1"):
+        evaluation.calibration_error(*predicted, num_bins=0)
+
+
+@pytest.mark.parametrize("classes", [[-1, 2], [3, 12], ["a", "b"]])
+def test_probabilities_are_of_the_ten_classes(classes):
+    model = LogisticRegression().fit(np.arange(20)[:, None], np.array(classes * 10))
+    with pytest.raises(ValueError, match="classes of the model: expected integers from 0 to 9"):
+        evaluation.probabilities(model, [[1]])
+
+
 def test_a_probability_of_zero_does_not_decide_the_temperature(predicted):
     labels, rows = predicted
     with np.errstate(divide="ignore"):

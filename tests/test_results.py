@@ -85,6 +85,14 @@ def test_a_damaged_result_is_named(content, checkout):
         results.read_all()
 
 
+@pytest.mark.parametrize(("content", "told"), [("[]", "no object"), ("{}", "one without name")])
+def test_what_a_damaged_result_lacks_is_told(content, told, checkout):
+    record()
+    (checkout / "results" / "a-result.json").write_text(content)
+    with pytest.raises(InputError, match=f"found {told}"):
+        results.read("a-result")
+
+
 def test_the_commit_is_another_if_code_differs_not_if_records_do(checkout, git):
     def write(source, output):
         cell = nbformat.v4.new_code_cell(source)

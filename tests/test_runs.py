@@ -4,6 +4,7 @@ import contextlib
 import csv
 import io
 import json
+import shutil
 import zipfile
 
 import keras
@@ -233,6 +234,21 @@ def test_a_run_killed_while_its_configuration_was_written_can_be_started_again(f
     assert json.loads((folder / "config.json").read_text()) == ASKED
 
 
+def test_the_configuration_of_another_program_is_no_run_and_is_left_alone(folder):
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text('{"name": "x", "version": "1.0"}')
+    for resume in (False, True):
+        told = refused(folder, resume=resume)
+        assert "expected a run's configuration, found another program's" in told
+    assert [entry.name for entry in folder.iterdir()] == ["config.json"], "and no lock"
+
+
+def test_a_configuration_that_is_too_deep_is_damaged(folder):
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("[" * 100_000)
+    assert "expected a run's configuration" in refused(folder, resume=True)
+
+
 # One at a time
 
 
@@ -284,6 +300,24 @@ def test_a_folder_that_another_process_holds_is_refused_until_that_one_dies(fold
 def run(folder):
     with runs.claim(folder, ASKED, resume=False) as run:
         yield run
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path):
+    for name, asked in (("one", ASKED), ("other", {**ASKED, "seed": 1})):
+        with runs.claim(tmp_path / name, asked, resume=False) as run:
+            run.save_checkpoint(ARRAYS, HISTORY)
+    shutil.copy(tmp_path / "one" / "checkpoint.npz", tmp_path / "other")
+    told = pytest.raises(InputError, match=r"expected a checkpoint, .*of another run")
+    with runs.claim(tmp_path / "other", asked, resume=True) as run, told:
+        run.load_checkpoint()
+
+
+def test_a_network_that_is_not_the_one_the_figures_are_of_is_refused(finished):
+    inputs = keras.Input((4, 3))
+    other = keras.Model(inputs, keras.layers.Dense(10)(keras.layers.Flatten()(inputs)))
+    other.save(finished / "model.keras")
+    with pytest.raises(InputError, match=r"of 142 parameters, as metrics\.json says, found .*130"):
+        runs.read(finished)
 
 
 INTEGERS = ("uint8", "int8", "int32", "uint32", "int64", "uint64")

@@ -850,6 +850,17 @@ def test_trees_that_were_asked_for_are_no_lack_of_convergence(problem):
     assert model.n_iter_ == 2 and fitting.has_converged(model) is None
 
 
+@pytest.mark.parametrize(
+    "options", [{"time_budget": "5"}, {"time_budget": np.nan}, {"time_budget": -1}, {"journal": ""}]
+)
+def test_a_budget_or_a_journal_that_is_none_is_refused_before_a_fit(problem, options):
+    search = ResumableGridSearchCV(Slow(), {"C": [1]}, **options)
+    Slow.num_fits = 0
+    with pytest.raises(ValueError, match=f"{next(iter(options))}: expected "):
+        search.fit(*problem)
+    assert Slow.num_fits == 0
+
+
 # --- the time budget
 
 

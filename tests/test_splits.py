@@ -306,6 +306,31 @@ def test_impossible_fraction_is_refused(numbered, fraction):
         split_validation(numbered, fraction)
 
 
+@pytest.mark.parametrize(
+    ("images", "labels", "told"),
+    [
+        (40, np.arange(30) % 10, "40 images, labels of shape \\(30,\\)"),
+        (30, np.arange(40) % 10, "30 images, labels of shape \\(40,\\)"),
+        (40, np.eye(10)[np.arange(40) % 10], "labels of shape \\(40, 10\\)"),
+    ],
+)
+def test_images_without_a_label_each_are_refused(images, labels, told):
+    pictures = np.zeros((images, 2, 2, 3), np.uint8)
+    with pytest.raises(ValueError, match=f"a label for each image, found .*{told}"):
+        split_validation(Split(pictures, labels), 0.4)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 0.5, None])
+def test_a_seed_that_is_none_is_called_so(numbered, seed):
+    with pytest.raises(ValueError, match="seed: expected a whole number"):
+        split_validation(numbered, 0.3, seed=seed)
+
+
+def test_a_fraction_may_be_a_number_of_numpys(numbered):
+    found = [split_validation(numbered, kind(0.25))[1].labels for kind in (float, np.float32)]
+    np.testing.assert_array_equal(*found)
+
+
 def test_a_class_so_small_that_one_side_would_go_without_it_is_refused(tiny):
     labels = np.repeat(np.arange(10), [505] * 9 + [3])
     images = np.zeros((len(labels), 1, 1, 1), np.uint8)

@@ -877,6 +877,23 @@ def test_weights_that_a_design_of_ones_own_begins_with_are_in_the_name_of_a_kept
     assert name(0.0) == name(0.0) != name(1.0)
 
 
+def test_a_design_that_shares_its_weights_is_refused_unless_they_stay_as_they_are(split):
+    """A second run would begin where the first one ended, and change it."""
+    inputs = keras.Input((32, 32, 3))
+    first = keras.layers.Conv2D(4, 3, strides=4, name="shared")
+    trunk = keras.Model(inputs, first(inputs))
+
+    def wrapped(x):
+        return keras.layers.Dense(10)(keras.layers.GlobalAveragePooling2D()(trunk(x)))
+
+    with pytest.raises(InputError, match=r"wrapped: expected new layers .*shared.*clone_model"):
+        training.train(config(model=wrapped, color="rgb"), split)
+    trunk.trainable = False
+    before = trunk.get_weights()
+    training.train(config(model=wrapped, color="rgb", epochs=1), split)
+    assert all(map(np.array_equal, trunk.get_weights(), before))
+
+
 class Unregistered(keras.layers.Layer):
     """A layer that Keras cannot make from a file."""
 
