@@ -272,38 +272,18 @@ def train(
     # No batch is larger than the training set, and recipes scale their rates with the batch.
     largest = len(kept) // config.num_devices * config.num_devices
     config = dataclasses.replace(config, batch_size=min(config.batch_size, largest))
-    scaling = _scaling(pictures, kept, config)
-    keras.utils.set_random_seed(config.seed)
-    network = models.build(config.design, config.color, scaling)
-    begun_with = _own_weights(config, network)
-    whitening.adapt(network, pictures, kept)
-    if callable(config.model):
-        state = random.getstate()  # Keras seeds each layer from it, the checks' as well
-        runs.check_loadable(network)
-        _check_new(config, network)
-        random.setstate(state)
+    network, begun_with = _build(config, pictures, kept)
     precision = compute.choose_precision(config.precision, network)
     claim = contextlib.nullcontext()
     if folder is not None or kept_in is not None:
-        asked = config.as_json()
-        # Last, since it follows from the training set's size: that is told first if both differ.
-        asked["batch_size"] = asked.pop("batch_size")
-        asked |= {
-            "precision": precision,
-            "backend": keras.backend.backend(),
-            "design": design_digest(network),
-            "data": _digest(pictures, labels),
-        }
+        asked = _decisive(config, network, precision, pictures, labels)
+        learning = _source_of_learning(config.optimizer)
         if kept_in is None:
-            asked[runs.CODE] = _digest(_source_of_learning(config.optimizer))
+            asked[runs.CODE] = _digest(learning)
         else:
             del asked["model"]  # under whatever name, the design is the same
-            name = _digest(
-                json.dumps(asked, sort_keys=True).encode(),
-                *begun_with,
-                _source_of_learning(config.optimizer),
-                _SOURCE_OF_KERNELS,
-            )
+            told = json.dumps(asked, sort_keys=True).encode()
+            name = _digest(told, *begun_with, learning, _SOURCE_OF_KERNELS)
             folder, resume = Path(kept_in) / name, True
             if runs.is_finished(folder):  # several processes may read it
                 return _read(folder, config, description)
@@ -333,6 +313,42 @@ def train(
             run_folder.finish(network, session.history, metrics)
             progress.remember(run_folder.path, 0)
     return runs.Run(network, pd.DataFrame(session.history), metrics, run_folder and run_folder.path)
+
+
+def _build(
+    config: Config, pictures: np.ndarray, kept: np.ndarray
+) -> tuple[keras.Model, list[np.ndarray]]:
+    """Return a new network, and the weights it began with if its design is somebody's own."""
+    scaling = _scaling(pictures, kept, config)
+    keras.utils.set_random_seed(config.seed)
+    network = models.build(config.design, config.color, scaling)
+    begun_with = _own_weights(config, network)
+    whitening.adapt(network, pictures, kept)
+    if callable(config.model):
+        state = random.getstate()  # Keras seeds each layer from it, the checks' as well
+        runs.check_loadable(network)
+        _check_new(config, network)
+        random.setstate(state)
+    return network, begun_with
+
+
+def _decisive(
+    config: Config,
+    network: keras.Model,
+    precision: str,
+    pictures: np.ndarray,
+    labels: np.ndarray,
+) -> dict[str, Any]:
+    """Return what decides a run's outcome, apart from the code that trains."""
+    asked = config.as_json()
+    # Last, since it follows from the training set's size: that is told first if both differ.
+    asked["batch_size"] = asked.pop("batch_size")
+    return asked | {
+        "precision": precision,
+        "backend": keras.backend.backend(),
+        "design": design_digest(network),
+        "data": _digest(pictures, labels),
+    }
 
 
 def _about_images(config: Config, description: data.Description | None) -> dict[str, Any]:
