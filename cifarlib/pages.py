@@ -42,7 +42,7 @@ def stamp_readme() -> None:
     """Fill the marked places of the checkout's README, and of that of its assignments."""
     root = results.folder().parent
     with results.alone():
-        for path in (root / "README.md", root / "assignments" / "README.md"):
+        for path in (root / "README.md", *root.glob("assignments/README.md")):
             text = path.read_text(encoding="utf-8")
             if (stamped := stamp(text)) != text:
                 files.write_text(path, stamped)
