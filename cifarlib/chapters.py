@@ -15,8 +15,9 @@ import nbformat
 from cifarlib import settings
 from cifarlib.errors import InputError
 
-# The repository that a set-up cell clones.
+# The repository that a set-up cell clones, and what digests of code take it for.
 CLONED = re.compile(r"https://github\.com/[\w.-]+/[\w.-]+ ")
+OURS = "https://github.com/cifarlib/cifarlib "
 
 
 class Chapter(NamedTuple):
@@ -97,8 +98,7 @@ def code_digest(notebook: nbformat.NotebookNode) -> str:
 
     From which repository the set-up cell clones does not count: a fork's outputs are of this code.
     """
-    ours = "https://github.com/cifarlib/cifarlib "
-    sources = [CLONED.sub(ours, c.source) for c in notebook.cells if c.cell_type == "code"]
+    sources = [CLONED.sub(OURS, c.source) for c in notebook.cells if c.cell_type == "code"]
     return hashlib.sha256(json.dumps(sources).encode()).hexdigest()[:12]
 
 

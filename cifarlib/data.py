@@ -246,14 +246,13 @@ def _open_source(source: _Source, force: bool) -> tuple[Split, Split, Descriptio
                 archive = archives.read(path)
             except InputError as error:
                 raise _UnreadableError(*error.args) from error
-        num_channels = archive.train.images.shape[-1]
-        if num_channels != 3:
-            raise _UnreadableError(
-                source.name,
-                "colour images",
-                "grayscale",
-                "Read it with data.read_archive, or name the colour archive.",
-            )
+            if archive.train.images.shape[-1] != 3:
+                raise _UnreadableError(
+                    source.name,
+                    "colour images",
+                    "grayscale",
+                    "Read it with data.read_archive, or name the colour archive.",
+                )
         about = {
             "kind": archive.kind,
             "origin": source.name,
@@ -354,7 +353,7 @@ def _named_source(named: str) -> _Source:
         from urllib.request import url2pathname
 
         named = url2pathname(urllib.parse.urlparse(named).path)
-    elif scheme := re.match(r"[a-z][a-z0-9+.-]*://", named, re.IGNORECASE):
+    elif scheme := re.match(r"[a-z][a-z0-9+.-]+://", named, re.IGNORECASE):  # C:// is a path
         advice = "Download it by other means, and name the file with CIFARLIB_SOURCE or --source."
         raise InputError(named, _READABLE, scheme[0], advice)
     return _file_source(settings.expand(named))
@@ -456,7 +455,9 @@ def _downloader(
         previous = target.with_name(f"{target.name}.previous")
         if previous.exists() and not target.exists():
             previous.replace(target)  # left by a program that was killed while getting it anew
-        if anew and target.exists():
+        if anew and previous.exists():
+            target.unlink()  # which nobody has read: that program was killed
+        elif anew and target.exists():
             target.replace(previous)
         try:
             yield download.fetch(places, target, sha256)

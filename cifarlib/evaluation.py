@@ -54,7 +54,10 @@ def probabilities(model, X: np.ndarray) -> np.ndarray:
         ValueError: if it was fitted to other classes than those from 0 to 9.
     """
     if hasattr(model, "predict_proba"):
-        classes = _check_labels(np.asarray(model.classes_), "classes of the model")
+        classes = np.asarray(model.classes_)
+        if classes.dtype.kind == "f" and (classes == classes.round()).all():
+            classes = classes.astype(int)  # of labels such as 3.0
+        classes = _check_labels(classes, "classes of the model")
         told = np.asarray(model.predict_proba(X))
         every = np.zeros((len(told), len(CLASS_NAMES)), told.dtype)
         every[:, classes] = told  # not of classes that it never saw

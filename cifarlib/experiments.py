@@ -64,8 +64,8 @@ def compare(
 ) -> Comparison:
     """Train each variant with each seed.
 
-    At the end `keras.utils.clear_session` frees what the networks have left behind, and takes
-    Keras's global settings, such as a number format, back to their defaults.
+    At the end `keras.utils.clear_session` frees what the networks have left behind; what
+    `keras.config.set_dtype_policy` had set is Keras's default again.
 
     Args:
         variants: a name and a configuration each; its own seed is not used.

@@ -99,8 +99,9 @@ class RunFolder:
             about = json.loads(str(arrays.pop("about")))
             if about["arrays"] != sorted(arrays):
                 raise ValueError("arrays are missing")
-            if about.get("asked", self._asked) != self._asked:  # older ones do not tell
-                raise ValueError("of another run")
+            before = about.get("asked", self._asked)  # older ones do not tell
+            if field := next(_differing(before, self._asked), None):
+                raise ValueError(f"of another run, by its {field}")
             history = about["history"]
         except _DAMAGE as error:
             advice = "Delete the folder and start the run again."
@@ -216,14 +217,13 @@ def _check_claim(path: Path, asked: dict[str, Any], resume: bool) -> None:
         raise InputError(path, "no run of that name", "one", advice)
     before, now = dict(_leaves(before)), dict(_leaves(asked))
     is_same_code = before.pop(CODE, None) == now.pop(CODE, None)
-    for field in {**now, **before}:
-        if before.get(field) != now.get(field):
-            raise InputError(
-                path,
-                f"a run with {field} = {json.dumps(now.get(field))}",
-                json.dumps(before.get(field)),
-                _ADVICE.get(field, "Ask for the same to resume it, or name another folder."),
-            )
+    for field in _differing(before, now):
+        raise InputError(
+            path,
+            f"a run with {field} = {json.dumps(now.get(field))}",
+            json.dumps(before.get(field)),
+            _ADVICE.get(field, "Ask for the same to resume it, or name another folder."),
+        )
     if not is_same_code and not is_finished(path):
         advice = "Name another folder, or go on with the cifarlib that began it."
         raise InputError(path, "a run that this training code began", "one of other code", advice)
@@ -256,6 +256,12 @@ def _is_leftover(name: str) -> bool:
     """Tell whether a file was being written when its process was killed."""
     pattern = r"\.(config\.json|checkpoint\.npz|history\.csv|metrics\.json)\.\d+|\.new\.keras"
     return re.fullmatch(pattern, name) is not None
+
+
+def _differing(before: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
+    """Yield the fields that differ; one that is missing, as of an older version, is as None."""
+    before, now = dict(_leaves(before)), dict(_leaves(now))
+    return (field for field in {**now, **before} if before.get(field) != now.get(field))
 
 
 def _leaves(value: dict[str, Any], within: str = "") -> Iterator[tuple[str, Any]]:
@@ -312,6 +318,8 @@ def _check_outcome(metrics: Any, history: pd.DataFrame) -> None:
         raise ValueError(f"metrics.json has no {missing[0]}")
     if metrics["color"] not in [*models.CHANNELS]:
         raise ValueError(f"metrics.json has the color {metrics['color']!r}")
+    if not isinstance(metrics["parameters"], int):
+        raise ValueError(f"metrics.json has {metrics['parameters']!r} parameters")
     config = metrics["config"]
     fraction = config.get("validation_fraction") if isinstance(config, dict) else None
     if not isinstance(fraction, (int, float)) or not 0 <= fraction < 1:

@@ -104,7 +104,7 @@ def _is_timed_stale(result: results.Result) -> bool:
         today = timed.code(*details["code_of"])
         if "optimizer" in details:
             today |= training.learning_digests(details["optimizer"])
-    except (KeyError, OSError, SyntaxError):  # of what is no more, or half edited
+    except (KeyError, OSError, SyntaxError, ValueError):  # of what is no more, or half edited
         return True
     return any(details.get(field) != value for field, value in today.items())
 

@@ -357,7 +357,9 @@ def _about_images(config: Config, description: data.Description | None) -> dict[
         told = "cifarlib.training.train in Python, on images of one's own"
         return {"data_kind": "own images", "data_fingerprint": None, "command": told}
     kind, fingerprint = description.kind, description.fingerprint
-    told = results.on_backend(command(config), [keras.backend.backend()])
+    told = command(config)
+    if told.startswith("cifarlib train "):
+        told = results.on_backend(told, [keras.backend.backend()])
     return {"data_kind": kind, "data_fingerprint": fingerprint, "command": told}
 
 
@@ -841,19 +843,30 @@ def _described(network: keras.Model) -> bytes:
     every = list(network._flatten_layers())
     own = {type(layer) for layer in every if _is_own(type(layer))}
     registered = keras.saving.get_custom_objects().items()  # activations, initializers
-    own |= {each for name, each in registered if json.dumps(name) in text and _is_own(each)}
+    kinds = [
+        part if inspect.isclass(part) or inspect.isfunction(part) else type(part)
+        for name, part in registered
+        if json.dumps(name) in text
+    ]
+    own.update(filter(_is_own, kinds))
     # A number format is called by a name, too, and so is as good as lost above.
     formats = {layer.dtype_policy.name for layer in every} - {"float32"}
     return "".join([text, *sorted(formats), *sorted(map(_source_of, own))]).encode()
 
 
 def _check_new(config: Config, network: keras.Model) -> None:
-    """Refuse a design that gives each network the same weights to train: runs would go on."""
+    """Refuse a design that gives each network the same layers to train: runs would go on."""
     if not _is_own(config.model):
         return
     again = models.build(config.design, config.color)
-    known = {id(variable) for variable in network.trainable_variables}
-    if shared := [v for v in again.trainable_variables if id(v) in known]:
+    known = {id(layer) for layer in network._flatten_layers()}
+    shared = [
+        variable
+        for layer in again._flatten_layers()
+        if id(layer) in known and layer.trainable
+        for variable in layer.variables
+    ]
+    if shared:
         raise InputError(
             f"design {config.model_name}",
             "new layers at each call",
@@ -874,7 +887,7 @@ def _own_weights(config: Config, network: keras.Model) -> list[np.ndarray]:
 
 def _is_own(part: Any) -> bool:
     """Tell whether a part is somebody's own; a network's configuration does not tell its code."""
-    return part.__module__.partition(".")[0] not in ("keras", "cifarlib")
+    return str(part.__module__).partition(".")[0] not in ("keras", "cifarlib")
 
 
 def _source_of(part: type | Callable[..., Any]) -> str:
@@ -897,7 +910,9 @@ def _source_of(part: type | Callable[..., Any]) -> str:
     try:
         return "\n".join([name, *constants, *map(inspect.getsource, functions)])
     except OSError:  # typed into Python's own prompt
-        return "\n".join([name, *constants, *(f.__code__.co_code.hex() for f in functions)])
+        codes = [function.__code__ for function in functions]
+        typed = [f"{code.co_code.hex()} {code.co_names} {code.co_consts}" for code in codes]
+        return "\n".join([name, *constants, *typed])
 
 
 def _functions(member: Any) -> list[Callable[..., Any]]:

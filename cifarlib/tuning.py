@@ -231,7 +231,8 @@ def tune(
     stopped goes on as if it had not been. A trial that diverges or runs out of memory is recorded
     as failed; one whose process was killed is tried again, where the same machine goes on: of
     another machine's processes nobody here knows whether they live. After each trial
-    `keras.utils.clear_session` takes Keras's global settings back to their defaults.
+    `keras.utils.clear_session` frees its memory; what `keras.config.set_dtype_policy` had set is
+    Keras's default again.
 
     Args:
         start: trial 0, the default, and all that is not searched: colour, epochs, train_size,

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import runpy
 import shlex
 import subprocess
@@ -22,6 +23,9 @@ if not (ROOT / "benchmarks").is_dir():
     pytest.skip("benchmarks are part of the checkout", allow_module_level=True)
 
 
+_tells_what_is_used = pytest.mark.skipif(not hasattr(os, "wait4"), reason="Windows does not tell")
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda p: p.stem)
 def test_every_benchmark_says_how_it_is_used(path, capsys, monkeypatch):
     """Each is a program, and imports what it needs."""
@@ -36,8 +40,9 @@ def test_every_benchmark_says_how_it_is_used(path, capsys, monkeypatch):
     [
         *(
             (name, [], "nowhere: expected an archive or a folder")
-            for name in ("ablation", "assignments", "data", "fast", "grid", "linear", "training")
+            for name in ("ablation", "data", "fast", "grid", "linear", "training")
         ),
+        pytest.param("assignments", [], "nowhere: expected an archive", marks=_tells_what_is_used),
         ("networks", ["--list"], "nowhere: expected an archive or a folder"),
         ("prediction", ["resnet"], "Did you mean resnet18?"),
         ("networks", ["resnet"], "Did you mean resnet18?"),
@@ -207,6 +212,7 @@ def grading(photographs, monkeypatch, tmp_path):
     return module
 
 
+@_tells_what_is_used
 def test_what_grading_takes_is_recorded_until_the_assignment_changes(
     grading, monkeypatch, tmp_path
 ):
@@ -228,8 +234,11 @@ def test_what_grading_takes_is_recorded_until_the_assignment_changes(
     path.write_text(path.read_text().replace('"pass"', '"fail"'))
     assert staleness.stale(recorded) == {"assignment-01"}
     assert f"| 01_none (stale: of other code) {row}" in pages.stamp(place)
+    path.write_text("<<<<<<< HEAD")
+    assert staleness.stale(recorded) == {"assignment-01"}, "half edited"
 
 
+@_tells_what_is_used
 @pytest.mark.parametrize(
     ("graded", "told"),
     [
@@ -251,6 +260,7 @@ def test_a_grading_that_was_cut_short_is_not_timed(graded, told, grading, monkey
         grading.graded(Path("01_none.ipynb"))
 
 
+@_tells_what_is_used
 def test_a_grading_that_fails_tells_why(grading):
     """The program itself, which refuses a file that is not there."""
     with pytest.raises(errors.CifarlibError, match=r"nowhere.ipynb could not be graded: .*nowhere"):

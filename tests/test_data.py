@@ -412,6 +412,17 @@ def test_an_archive_is_kept_until_one_that_replaces_it_can_be_read(server, archi
     assert len(server.requests) == 2
 
 
+def test_a_forced_download_that_is_gray_keeps_the_colour_archive(server, archive, tiny_gray):
+    packed = data.write_archive(archive.with_name("gray.tar.gz"), *tiny_gray)
+    url = server.offer("b.tar.gz", archive.read_bytes(), packed.read_bytes())
+    before = data.fetch(url)
+    with pytest.raises(InputError, match="expected colour images, found grayscale"):
+        data.fetch(url, force=True)
+    assert data.fetch(url) == before
+    (kept,) = Path(before.cache).parents[1].rglob("b.tar.gz")
+    assert kept.read_bytes() == archive.read_bytes()
+
+
 @pytest.mark.parametrize("address", ["ftp://example.org/cifar.tar.gz", "S3://images/cifar.zip"])
 def test_an_address_of_another_kind_is_no_path(address):
     with pytest.raises(InputError, match=r"found (ftp|S3)://\. Download it by other means"):

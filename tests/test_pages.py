@@ -120,6 +120,9 @@ def test_another_repository_is_written_everywhere_and_nowhere_else(copied_checko
             assert path.read_text("utf-8") == text.replace(old, "a-teacher/lessons.2027")
             now, then = chapters.read(path), nbformat.reads(text, as_version=4)
             assert chapters.code_digest(now) == chapters.code_digest(then), "of the same outputs"
+            told = timed.code(str(path))["code"]
+            files.write_text(copied_checkout / "before.ipynb", text)
+            assert timed.code(str(copied_checkout / "before.ipynb"))["code"] == told
     assert stamped == ["a-teacher/lessons.2027"] * 2
 
 

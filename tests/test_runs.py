@@ -312,6 +312,22 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
         run.load_checkpoint()
 
 
+def test_a_checkpoint_of_an_older_version_lacks_an_option_as_its_configuration_does(folder):
+    with runs.claim(folder, ASKED, resume=False) as run:
+        run.save_checkpoint(ARRAYS, HISTORY)
+    with runs.claim(folder, {**ASKED, "new_option": None}, resume=True) as run:
+        _, history = run.load_checkpoint()
+    assert history == HISTORY
+
+
+@pytest.mark.parametrize("parameters", [None, "142"])
+def test_parameters_that_are_no_number_are_damage(finished, parameters):
+    metrics = {**METRICS, "parameters": parameters}
+    (finished / "metrics.json").write_text(json.dumps(metrics))
+    with pytest.raises(InputError, match="a damaged one"):
+        runs.read(finished)
+
+
 def test_a_network_that_is_not_the_one_the_figures_are_of_is_refused(finished):
     inputs = keras.Input((4, 3))
     other = keras.Model(inputs, keras.layers.Dense(10)(keras.layers.Flatten()(inputs)))
