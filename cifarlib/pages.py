@@ -92,8 +92,7 @@ def _benchmarks_table() -> str:
     found = [result for result in results.read_all() if result.name.startswith("benchmark-")]
     of_other_code = staleness.stale(found)
     for result in found:
-        spread = f"{min(result.values):.1f} to {max(result.values):.1f}"
-        ratio = f"{statistics.median(result.values):.1f} ({spread})"
+        ratio = _with_spread(result.values, 1)
         mark = _STALE if result.name in of_other_code else ""
         rows.append(f"| {result.metric}{mark} | {ratio} | {len(result.values)} |")
     return "\n".join(rows)
@@ -132,7 +131,8 @@ def _assignments_table() -> str:
     for result in sorted(found, key=lambda result: result.name):
         details = result.details
         mark = _STALE if result.name in of_other_code else ""
-        seconds, processor = map(_in_seconds, (result.values, details["processor_seconds"]))
+        seconds = _with_spread(result.values, 0)
+        processor = _with_spread(details["processor_seconds"], 0)
         memory = max(details["peak_memory_gib"])
         rows.append(
             f"| {details['assignment']}{mark} | {seconds} | {processor} | {memory:.1f} "
@@ -141,8 +141,11 @@ def _assignments_table() -> str:
     return "\n".join(rows)
 
 
-def _in_seconds(values: Sequence[float]) -> str:
-    return f"{statistics.median(values):.0f} ({min(values):.0f} to {max(values):.0f})"
+def _with_spread(values: Sequence[float], num_digits: int) -> str:
+    """Return the median, and from what to what the values go."""
+    figures = statistics.median(values), min(values), max(values)
+    median, low, high = (f"{figure:.{num_digits}f}" for figure in figures)
+    return f"{median} ({low} to {high})"
 
 
 def _networks_table() -> str:

@@ -100,7 +100,7 @@ class RunFolder:
             if about["arrays"] != sorted(arrays):
                 raise ValueError("arrays are missing")
             before = about.get("asked", self._asked)  # older ones do not tell
-            if field := next(_differing(before, self._asked), None):
+            for field, _, _ in _differing(before, self._asked):
                 raise ValueError(f"of another run, by its {field}")
             history = about["history"]
         except _DAMAGE as error:
@@ -215,13 +215,13 @@ def _check_claim(path: Path, asked: dict[str, Any], resume: bool) -> None:
     if not resume:
         advice = "Resume it (--resume), or name another folder (--output)."
         raise InputError(path, "no run of that name", "one", advice)
-    before, now = dict(_leaves(before)), dict(_leaves(asked))
+    now = dict(asked)
     is_same_code = before.pop(CODE, None) == now.pop(CODE, None)
-    for field in _differing(before, now):
+    for field, was, wanted in _differing(before, now):
         raise InputError(
             path,
-            f"a run with {field} = {json.dumps(now.get(field))}",
-            json.dumps(before.get(field)),
+            f"a run with {field} = {json.dumps(wanted)}",
+            json.dumps(was),
             _ADVICE.get(field, "Ask for the same to resume it, or name another folder."),
         )
     if not is_same_code and not is_finished(path):
@@ -258,10 +258,15 @@ def _is_leftover(name: str) -> bool:
     return re.fullmatch(pattern, name) is not None
 
 
-def _differing(before: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
-    """Yield the fields that differ; one that is missing, as of an older version, is as None."""
+def _differing(before: dict[str, Any], now: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Yield the fields that differ, with what they were and are.
+
+    One that is missing, as of an older version, is as None.
+    """
     before, now = dict(_leaves(before)), dict(_leaves(now))
-    return (field for field in {**now, **before} if before.get(field) != now.get(field))
+    for field in {**now, **before}:
+        if before.get(field) != now.get(field):
+            yield field, before.get(field), now.get(field)
 
 
 def _leaves(value: dict[str, Any], within: str = "") -> Iterator[tuple[str, Any]]:

@@ -322,12 +322,15 @@ def _build(
     scaling = _scaling(pictures, kept, config)
     keras.utils.set_random_seed(config.seed)
     network = models.build(config.design, config.color, scaling)
-    begun_with = _own_weights(config, network)
+    # What a function does beside building layers no configuration tells: it may load weights.
+    is_own = callable(config.model) and _is_own(config.model)
+    begun_with = [_value(variable) for variable in network.weights] if is_own else []
     whitening.adapt(network, pictures, kept)
     if callable(config.model):
         state = random.getstate()  # Keras seeds each layer from it, the checks' as well
         runs.check_loadable(network)
-        _check_new(config, network)
+        if is_own:
+            _check_new(config, network)
         random.setstate(state)
     return network, begun_with
 
@@ -856,8 +859,6 @@ def _described(network: keras.Model) -> bytes:
 
 def _check_new(config: Config, network: keras.Model) -> None:
     """Refuse a design that gives each network the same layers to train: runs would go on."""
-    if not _is_own(config.model):
-        return
     again = models.build(config.design, config.color)
     known = {id(layer) for layer in network._flatten_layers()}
     shared = [
@@ -873,16 +874,6 @@ def _check_new(config: Config, network: keras.Model) -> None:
             f"weights that it gives to all of its networks ({shared[0].path})",
             "Make the layers inside of it, or a copy of them: keras.models.clone_model.",
         )
-
-
-def _own_weights(config: Config, network: keras.Model) -> list[np.ndarray]:
-    """Return the weights that a network of somebody's own begins with.
-
-    What a function does beside building layers no configuration tells: it may load weights.
-    """
-    if not callable(config.model) or not _is_own(config.model):
-        return []
-    return [_value(variable) for variable in network.weights]
 
 
 def _is_own(part: Any) -> bool:
